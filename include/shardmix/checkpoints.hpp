@@ -1,0 +1,96 @@
+#pragma once
+
+/// Sharded checkpoints in HDF5: one directory a checkpoint, one file a rank, one manifest.
+///
+/// A checkpoint appears under its name in one rename, when all ranks' files are written, synced and
+/// hashed; a crash leaves the older ones as they were. It loads on any number of ranks. Every
+/// file's size and checksum are verified before its contents are used. docs/checkpoints.md
+/// describes the format.
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shardmix/optimizer.hpp"
+
+namespace shardmix {
+
+struct CheckpointOptions {
+  int keep_last = 3;  ///< older complete checkpoints are removed after a save; 0: keep all
+};
+
+/// The checkpoints of one run, in one directory that all ranks see. All functions are collective.
+class Checkpoints {
+ public:
+  Checkpoints(Runtime& runtime, std::filesystem::path directory,
+              const CheckpointOptions& options = {});
+  ~Checkpoints();
+  Checkpoints(Checkpoints&&) noexcept;
+  Checkpoints& operator=(Checkpoints&&) = delete;
+
+  /// Writes the optimizer's state, and `trainer_state`, any text of the caller's (data position,
+  /// seeds). Returns the checkpoint's directory. Throws CheckpointError on all ranks where any of
+  /// them fails; the optimizer and the earlier checkpoints are then as they were.
+  std::filesystem::path save(ShardedOptimizer& optimizer, std::string_view trainer_state = {});
+
+  /// Loads the newest complete checkpoint of the directory and returns its step; 0 where there is
+  /// none. A newer one that is damaged is passed over, with a line that says why.
+  std::int64_t resume(ShardedOptimizer& optimizer);
+
+  /// Loads the checkpoint in directory `checkpoint` and returns its step. Where it was written by
+  /// AdamW and the optimizer is AdEMAMix, this is a switch: master, m1, v and the step are kept, m2
+  /// starts at zero. Throws CheckpointError if it is damaged or of another model; the optimizer's
+  /// state is then undefined unless the error came before any state was read.
+  std::int64_t load(const std::filesystem::path& checkpoint, ShardedOptimizer& optimizer);
+
+  /// The text that was saved with the checkpoint loaded last.
+  [[nodiscard]] const std::string& trainer_state() const noexcept;
+  /// What the last load changed on the way, for a log: "" or "switched from adamw to ademamix:
+  /// ...".
+  [[nodiscard]] const std::string& load_note() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One file of a checkpoint, as its manifest promises it.
+struct CheckpointFile {
+  std::string name = {};
+  std::int64_t bytes = 0;
+  std::string xxh3_128 = {};  ///< 32 hexadecimal digits
+};
+
+/// One parameter, as the manifest describes it.
+struct CheckpointParameter {
+  std::string name = {};
+  std::vector<std::int64_t> shape = {};
+  DType dtype = DType::fp32;
+  bool trainable = true;
+};
+
+/// What a manifest says. Read without MPI, a GPU or HDF5.
+struct CheckpointInfo {
+  std::filesystem::path directory = {};
+  std::string created = {};  ///< UTC, ISO 8601
+  std::string shardmix_version = {};
+  std::string rule = {};       ///< "ademamix" or "adamw"
+  std::string rule_json = {};  ///< its hyper-parameters
+  Clocks clocks = {};
+  int world_size = 0;
+  std::vector<std::string> states = {};  ///< of "master", "m1", "m2", "v"
+  std::vector<CheckpointParameter> parameters = {};
+  std::vector<MemoryReport> memory = {};  ///< of each rank that wrote it
+  std::vector<CheckpointFile> files = {};
+  std::string trainer_state = {};
+};
+
+/// Reads and checks the manifest of a checkpoint directory (or of the newest checkpoint in a run's
+/// directory). Throws CheckpointError.
+[[nodiscard]] CheckpointInfo inspect_checkpoint(const std::filesystem::path& path);
+
+}  // namespace shardmix

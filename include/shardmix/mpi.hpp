@@ -1,0 +1,17 @@
+#pragma once
+
+/// For programs that run MPI themselves. The one public header that knows MPI.
+
+#include <mpi.h>
+
+#include "shardmix/runtime.hpp"
+
+namespace shardmix {
+
+/// A Runtime on a communicator of the caller's: the data-parallel group, the ranks that hold the
+/// same parameters. Collective over `communicator`, which is duplicated and stays the caller's. MPI
+/// must be initialised (at least MPI_THREAD_FUNNELED) and must stay so for the Runtime's life.
+/// Throws CommError.
+[[nodiscard]] Runtime adopt(MPI_Comm communicator, const RuntimeOptions& options = {});
+
+}  // namespace shardmix

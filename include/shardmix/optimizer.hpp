@@ -1,0 +1,166 @@
+#pragma once
+
+/// The sharded optimizer: it owns the parameters, the gradients and the optimizer's state.
+///
+/// Every rank holds all parameters and all gradients in one flat buffer each, and its share (shard)
+/// of the master weights, m1, m2 and v. A trainer writes gradients into gradient(name), calls
+/// step(), and reads the new weights in parameter(name); these views stay where they are for the
+/// optimizer's life.
+///
+/// All functions but the views and the const ones are collective: every rank calls them, in the
+/// same order.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shardmix/parameters.hpp"
+#include "shardmix/rules.hpp"
+#include "shardmix/runtime.hpp"
+
+namespace shardmix {
+
+/// How the fp32 master weights of a bf16 parameter are kept. Both give the same bits.
+enum class Master : std::uint8_t {
+  remainder,  ///< the parameter's 16 bits and 16 more are the fp32 weight: 2 bytes an element
+  full,       ///< a full fp32 copy beside the parameter: 4 bytes an element
+};
+
+struct OptimizerOptions {
+  double clip_norm = 0.0;  ///< the global gradient norm is scaled down to this; 0: no clipping
+  Master master = Master::remainder;
+  std::int64_t bucket_elements = std::int64_t{1}
+                                 << 22;  ///< most elements of a bucket, a multiple of 256
+  /// False: step() returns when all new parameters are there. True: they may still be on their way,
+  /// and wait(name) must come before a parameter is read.
+  bool overlap = false;
+};
+
+/// A view into one of the optimizer's buffers: `elements` contiguous values in row-major order.
+struct TensorView {
+  void* data = nullptr;
+  std::vector<std::int64_t> shape = {};
+  DType dtype = DType::fp32;
+  std::int64_t elements = 0;
+
+  /// The values as T, which must have the dtype's size (float for fp32, std::uint16_t for bf16).
+  /// Throws ConfigError otherwise.
+  template <class T>
+  [[nodiscard]] std::span<T> as() const {
+    require_size(sizeof(T));
+    return {static_cast<T*>(data), static_cast<std::size_t>(elements)};
+  }
+
+ private:
+  void require_size(std::size_t bytes) const;
+};
+
+/// What a step did. The same on every rank.
+struct StepReport {
+  std::int64_t step = 0;  ///< of this step, from 1; skipped ones count
+  double lr = 0.0;
+  double alpha = 0.0;          ///< 0 for AdamW
+  double beta3 = 0.0;          ///< 0 for AdamW
+  double gradient_norm = 0.0;  ///< L2 over all trainable parameters, of the mean gradient before
+                               ///< clipping; infinity if skipped
+  double clip_scale = 1.0;     ///< factor applied to the gradient, <= 1
+  bool skipped = false;        ///< true: parameters and state are as they were before the step
+  std::string reason = {};     ///< why it was skipped: which parameter, element and rank
+};
+
+/// Bytes that this rank holds.
+struct MemoryReport {
+  std::int64_t parameter = 0;
+  std::int64_t gradient = 0;
+  std::int64_t reduced_gradient = 0;  ///< the fp32 sum of all ranks' gradients, of the shard alone
+  std::int64_t master = 0;
+  std::int64_t m1 = 0;
+  std::int64_t m2 = 0;
+  std::int64_t v = 0;
+
+  [[nodiscard]] std::int64_t total() const noexcept {
+    return parameter + gradient + reduced_gradient + master + m1 + m2 + v;
+  }
+  bool operator==(const MemoryReport&) const = default;
+};
+
+/// What rank `rank` of `size` would hold, without allocating it. Pure arithmetic.
+[[nodiscard]] MemoryReport plan_memory(const Parameters& parameters, const Rule& rule, int rank,
+                                       int size, const OptimizerOptions& options = {});
+
+/// Where a run stands.
+struct Clocks {
+  std::int64_t step = 0;  ///< calls of step(), the skipped ones included: the lr schedule's clock
+  std::int64_t updates = 0;  ///< steps that were applied: the clock of the bias corrections
+  std::int64_t slow_step =
+      0;  ///< updates since m2 began: the clock of the alpha and beta3 schedules
+
+  bool operator==(const Clocks&) const = default;
+};
+
+class ShardedOptimizer {
+ public:
+  /// Allocates everything. Throws ConfigError for bad options or where the ranks disagree about the
+  /// parameters, DeviceError where memory is lacking. `runtime` must outlive the optimizer.
+  ShardedOptimizer(Runtime& runtime, Parameters parameters, Rule rule,
+                   const OptimizerOptions& options = {});
+  ~ShardedOptimizer();
+  ShardedOptimizer(ShardedOptimizer&&) noexcept;
+  ShardedOptimizer& operator=(ShardedOptimizer&&) = delete;
+
+  /// The parameter's values. Throws ConfigError for an unknown name.
+  [[nodiscard]] TensorView parameter(std::string_view name);
+  /// Where the backward pass writes (or adds) this rank's gradient; zero at first. A frozen
+  /// parameter has none (ConfigError). The step's gradient is the mean over ranks and
+  /// micro-batches.
+  [[nodiscard]] TensorView gradient(std::string_view name);
+
+  /// Makes rank `root`'s parameters everyone's and starts the master weights from them. Call it
+  /// once after the initial values are written; loading a checkpoint replaces it.
+  void broadcast_parameters(int root = 0);
+
+  /// Says that this micro-batch's gradient of `name` is complete, so that its reduction may start.
+  /// Optional: step() and accumulate() reduce what wasn't marked. The order of calls may differ
+  /// between ranks.
+  void mark_ready(std::string_view name);
+
+  /// Ends a micro-batch that is not the step's last: adds its gradients to the shard's fp32 sum and
+  /// sets the gradient buffer to zero.
+  void accumulate();
+
+  /// Ends the step's last micro-batch: reduces, clips, updates, gathers. A non-finite gradient on
+  /// any rank skips the step on all, and the report says which parameter was the first.
+  StepReport step();
+
+  /// Sets the gradient buffer to zero, for backward passes that add to it. Local.
+  void zero_gradients();
+
+  /// Waits until the parameter, or all of them, hold the last step's result. Needed with `overlap`
+  /// alone.
+  void wait(std::string_view name);
+  void wait();
+
+  /// Goes on with another rule from the next step. States that both rules keep stay as they are; m2
+  /// starts at zero and the slow step at 0. Throws ConfigError if the new rule needs an m1 that was
+  /// never kept.
+  void switch_rule(Rule rule);
+
+  [[nodiscard]] const Parameters& parameters() const noexcept;
+  [[nodiscard]] const Rule& rule() const noexcept;
+  [[nodiscard]] const OptimizerOptions& options() const noexcept;
+  [[nodiscard]] const Clocks& clocks() const noexcept;
+  /// What is allocated on this rank.
+  [[nodiscard]] MemoryReport memory() const noexcept;
+
+  struct Impl;
+  [[nodiscard]] Impl& impl() const noexcept { return *impl_; }
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace shardmix

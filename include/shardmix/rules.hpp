@@ -1,0 +1,82 @@
+#pragma once
+
+/// The update rules and their hyper-parameters, in the notation of the AdEMAMix paper
+/// (Pagliardini, Ablin, Grangier: "The AdEMAMix Optimizer: Better, Faster, Older", arXiv
+/// 2409.03137).
+///
+/// With gradient g, step t >= 1 and slow step s >= 1, AdEMAMix is
+///
+///     m1 = beta1 m1 + (1 - beta1) g
+///     m2 = beta3(s) m2 + (1 - beta3(s)) g
+///     v  = beta2 v + (1 - beta2) g^2
+///     theta -= lr ((m1 / (1 - beta1^t) + alpha(s) m2) / (sqrt(v / (1 - beta2^t)) + eps) +
+///     weight_decay theta)
+///
+/// and AdamW is the same without m2. The step t counts the updates since the start, the slow step s
+/// those since m2 began: they differ after a switch from AdamW.
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <variant>
+
+#include "shardmix/schedule.hpp"
+
+namespace shardmix {
+
+/// Decoupled weight decay, multiplied by lr (Loshchilov and Hutter, arXiv 1711.05101).
+struct AdamW {
+  Schedule lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;  ///< outside of the root
+  double weight_decay = 0.1;
+
+  bool operator==(const AdamW&) const = default;
+};
+
+/// The paper's language-model settings are the defaults.
+struct AdEMAMix {
+  Schedule lr = 1e-3;
+  double beta1 = 0.9;  ///< 0: m1 is the gradient itself and is not stored (as much memory as AdamW)
+  double beta2 = 0.999;
+  double beta3 = 0.9999;
+  double alpha = 8.0;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+
+  /// T_alpha: alpha grows linearly from 0 over this many slow steps. 0: no schedule. Unset: the
+  /// steps of the lr schedule, as in the paper.
+  std::optional<std::int64_t> alpha_steps = std::nullopt;
+  /// T_beta3: beta3 grows from beta1, linear in half-life, over this many slow steps; as above.
+  std::optional<std::int64_t> beta3_steps = std::nullopt;
+
+  /// alpha(s), s >= 1.
+  [[nodiscard]] double alpha_at(std::int64_t slow_step) const noexcept;
+  /// beta3(s), s >= 1 (the paper's appendix A.1). For beta1 = 0 its limit: beta3^(T/s).
+  [[nodiscard]] double beta3_at(std::int64_t slow_step) const noexcept;
+
+  bool operator==(const AdEMAMix&) const = default;
+};
+
+using Rule = std::variant<AdEMAMix, AdamW>;
+
+/// Which state arrays a rule keeps for each element, besides the master weights.
+struct RuleStates {
+  bool m1 = true;
+  bool m2 = false;
+  bool v = true;
+
+  bool operator==(const RuleStates&) const = default;
+};
+
+/// "ademamix" or "adamw".
+[[nodiscard]] std::string_view name_of(const Rule& rule) noexcept;
+[[nodiscard]] RuleStates states_of(const Rule& rule) noexcept;
+[[nodiscard]] const Schedule& lr_of(const Rule& rule) noexcept;
+
+/// Throws ConfigError, naming the hyper-parameter, its range and its value, for one outside its
+/// range.
+void validate(const Rule& rule);
+
+}  // namespace shardmix

@@ -1,0 +1,40 @@
+#pragma once
+
+/// The manifest: the file that says what a checkpoint is, which files belong to it and what their
+/// checksums are. A directory is a checkpoint if, and only if, it has one.
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "shardmix/checkpoints.hpp"
+
+namespace shardmix::checkpoint {
+
+inline constexpr const char* manifest_name = "manifest.json";
+
+/// The manifest's text.
+[[nodiscard]] std::string manifest_text(const CheckpointInfo& info);
+
+/// The inverse. Everything is checked: types, ranges, that file names stay inside the directory.
+/// Throws CheckpointError, naming the field.
+[[nodiscard]] CheckpointInfo parse_manifest(const std::string& text,
+                                            const std::filesystem::path& directory);
+
+/// The manifest's text of a checkpoint directory. Throws CheckpointError.
+[[nodiscard]] std::string read_manifest(const std::filesystem::path& directory);
+
+/// "step_000012000".
+[[nodiscard]] std::string checkpoint_name(std::int64_t step);
+/// "shard-00003-of-00008.h5".
+[[nodiscard]] std::string shard_name(int rank, int size);
+
+/// The complete checkpoints in a run's directory, newest first.
+[[nodiscard]] std::vector<std::filesystem::path> list_checkpoints(
+    const std::filesystem::path& directory);
+
+/// `path` itself if it is a checkpoint, else the newest one in it. Throws CheckpointError where
+/// there is none.
+[[nodiscard]] std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+}  // namespace shardmix::checkpoint

@@ -1,0 +1,108 @@
+#include <fmt/format.h>
+
+#include <array>
+#include <exception>
+
+#include "cli/commands.hpp"
+#include "cli/train_options.hpp"
+#include "comm/abort.hpp"
+#include "comm/agree.hpp"
+#include "comm/runtime_impl.hpp"
+#include "shardmix/error.hpp"
+#include "train/train.hpp"
+
+namespace shardmix::cli {
+namespace {
+
+/// Runs `parse` and keeps its error: in an MPI job the ranks first have to agree on it.
+template <class Function>
+std::exception_ptr error_of(Function&& parse) {
+  try {
+    parse();
+  } catch (const Error&) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+void rethrow(const std::exception_ptr& error) {
+  if (error) std::rethrow_exception(error);
+}
+
+/// Throws on all ranks where any failed to read its options. Most often all read the same ones and
+/// fail alike; then the rank is not worth a word.
+void agree_on_options(comm::Collectives& collectives, const std::exception_ptr& error) {
+  std::array<std::int64_t, 1> failed{error ? 1 : 0};
+  collectives.all_reduce_sum(std::span<std::int64_t>(failed));
+  if (failed[0] == collectives.size()) rethrow(error);
+  comm::agreed(collectives, [&] { rethrow(error); });
+}
+
+int train_on(Runtime& runtime, const train::TrainOptions& options,
+             const std::exception_ptr& option_error) {
+  agree_on_options(runtime.impl().collectives(), option_error);
+  return train::train(runtime, options);
+}
+
+/// Ends all ranks: after such an error they no longer do the same things.
+[[noreturn]] void end_all(const Runtime& runtime, const std::exception& error) {
+  complain(runtime.size() == 1 ? std::string(error.what())
+                               : fmt::format("rank {}: {}", runtime.rank(), error.what()));
+  comm::abort_all(exit_failure);
+}
+
+}  // namespace
+
+std::string train_help() {
+  train::TrainOptions defaults;
+  return fmt::format(
+      R"(Usage: shardmix train --text FILE [options]
+       mpirun -n RANKS shardmix train --text FILE [options]
+
+Trains a GPT on the bytes of a text with a sharded optimizer, and goes on where it was left.
+
+{}
+Examples:
+  shardmix train --text book.txt --steps 300
+  mpirun -n 4 shardmix train --text book.txt --out run --steps 2000 --dtype bf16
+  mpirun -n 2 shardmix train --text book.txt --out adam --optimizer adamw --steps 1000
+  mpirun -n 2 shardmix train --text book.txt --out switched --resume adam --steps 2000 \
+      --alpha 2 --alpha-steps 0 --beta3-steps 0
+
+Exit codes: 0 all steps are done; 75 stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint, run the
+same command again; 2 an option or a file makes no sense; 1 any other failure.
+docs/trainer.md has the details.
+)",
+      describe_options(train_option_groups(defaults)));
+}
+
+int train_command(const Arguments& arguments, int& argc, char**& argv) {
+  train::TrainOptions options;
+  Request request = Request::run;
+  const std::exception_ptr error = error_of([&] {
+    request = parse_options(arguments, train_option_groups(options));
+    if (request == Request::run) validate(options);
+  });
+  if (request == Request::help) {
+    print(train_help());
+    return 0;
+  }
+  if (!launched_rank()) rethrow(error);
+  // A runtime with what could be read of the options: the ranks need one to agree that they can't
+  // be used.
+  Runtime runtime(argc, argv,
+                  error ? RuntimeOptions{}
+                        : RuntimeOptions{.device = options.device, .threads = options.threads});
+  try {
+    return train_on(runtime, options, error);
+  } catch (const CommError& failure) {
+    end_all(runtime, failure);
+  } catch (const Error& failure) {
+    if (runtime.is_root()) complain(failure.what());
+    return dynamic_cast<const ConfigError*>(&failure) != nullptr ? exit_usage : exit_failure;
+  } catch (const std::exception& failure) {
+    end_all(runtime, failure);
+  }
+}
+
+}  // namespace shardmix::cli

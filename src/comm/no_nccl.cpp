@@ -1,0 +1,17 @@
+#include "comm/mpi_collectives.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix::comm {
+
+bool has_nccl() noexcept {
+  return false;
+}
+
+std::unique_ptr<Collectives> nccl_collectives(std::unique_ptr<Collectives> /*scalars*/,
+                                              device::Device& /*device*/) {
+  throw DeviceError(
+      "this build of shardmix has no NCCL; configure it with SHARDMIX_NCCL=ON where CUDA and NCCL "
+      "are installed");
+}
+
+}  // namespace shardmix::comm

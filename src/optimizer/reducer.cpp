@@ -1,0 +1,145 @@
+#include "optimizer/reducer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "device/kernels.hpp"
+
+namespace shardmix::optimizer {
+namespace {
+
+/// One that is being added and one that travels.
+constexpr std::size_t most_under_way = 2;
+
+std::int64_t largest_slice_blocks(const layout::Shard& shard) {
+  std::int64_t largest = 0;
+  for (const auto& slice : shard.slices)
+    largest = std::max(largest, slice.range.size() / math::block_elements);
+  return largest;
+}
+
+}  // namespace
+
+Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
+                 const Parameters& parameters, ShardedState& state)
+    : collectives_(collectives),
+      device_(device),
+      parameters_(parameters),
+      state_(state),
+      block_squares_(device, largest_slice_blocks(state.shard()) * std::int64_t{sizeof(double)}),
+      squares_(state.layout().buckets().size()),
+      usable_(state.layout().buckets().size(), true) {
+  begin_micro_batch();
+}
+
+void Reducer::begin_micro_batch() {
+  names_left_.clear();
+  parameters_left_.assign(state_.layout().buckets().size(), 0);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    names_left_.push_back(1 + std::ssize(parameters_[i].aliases));
+    if (!parameters_[i].group.trainable) continue;
+    for (const std::size_t bucket : state_.layout().buckets_of(i)) ++parameters_left_[bucket];
+  }
+  next_ = parameters_left_.size();
+}
+
+void Reducer::mark_ready(std::size_t parameter) {
+  if (!parameters_[parameter].group.trainable || --names_left_[parameter] != 0) return;
+  for (const std::size_t bucket : state_.layout().buckets_of(parameter)) --parameters_left_[bucket];
+  while (next_ > 0 && parameters_left_[next_ - 1] == 0) begin_next();
+}
+
+void Reducer::finish_micro_batch(bool last) {
+  while (next_ > 0) begin_next();
+  while (!under_way_.empty()) finish_oldest();
+  ++micro_batches_;
+  step_begun_ = !last;
+  begin_micro_batch();
+}
+
+void Reducer::begin_next() {
+  if (!step_begun_) {
+    step_begun_ = true;
+    micro_batches_ = 0;
+  }
+  if (under_way_.size() == most_under_way) finish_oldest();
+  --next_;
+  under_way_.push_back({next_, collectives_.begin_reduce(state_.sliced_gradients(next_))});
+}
+
+void Reducer::finish_oldest() {
+  const UnderWay oldest = std::move(under_way_.front());
+  under_way_.pop_front();
+  const std::size_t b = oldest.bucket;
+  const std::int64_t elements = state_.shard().slices[b].range.size();
+  auto* block_squares = block_squares_.as<double>();
+  device_.reduce({.sources = oldest.reduction->sources(),
+                  .dtype = state_.layout().buckets()[b].dtype,
+                  .elements = elements,
+                  .add = micro_batches_ > 0,
+                  .sum = state_.reduced_gradient(b),
+                  .block_squares = block_squares});
+  squares_[b] = {};
+  usable_[b] = true;
+  for (std::int64_t block = 0; block < elements / math::block_elements; ++block) {
+    if (std::isfinite(block_squares[block])) {
+      squares_[b].add(block_squares[block]);
+    } else {
+      usable_[b] = false;
+    }
+  }
+}
+
+GradientSummary Reducer::summarize() {
+  math::ExactSum total;
+  for (const math::ExactSum& bucket : squares_) total += bucket;
+  std::array<std::int64_t, math::ExactSum::digits + 1> values{};
+  std::ranges::copy(total.raw(), values.begin());
+  values.back() = std::ranges::count(usable_, false);
+  collectives_.all_reduce_sum(values);
+  std::copy_n(values.begin(), math::ExactSum::digits, total.raw().begin());
+  return {.norm = std::sqrt(total.value()), .usable = values.back() == 0};
+}
+
+std::string Reducer::describe_unusable() {
+  // The first element of the layout whose sum is bad, on whichever rank it lies.
+  std::array<std::int64_t, 1> first{state_.layout().gradient_bytes() + 1};
+  float sum = 0.0f;
+  for (std::size_t b = 0; b < usable_.size(); ++b) {
+    const layout::Range range = state_.shard().slices[b].range;
+    if (usable_[b] || range.begin >= first[0]) continue;
+    const float* sums = state_.reduced_gradient(b);
+    const float* bad =
+        std::find_if_not(sums, sums + range.size(), [](float x) { return math::is_usable(x); });
+    first[0] = range.begin + (bad - sums);
+    sum = *bad;
+  }
+  const std::int64_t own = first[0];
+  collectives_.all_reduce_min(first);
+  const layout::Piece where = state_.layout().pieces({first[0], first[0] + 1}).at(0);
+  const Parameter& parameter = parameters_[where.parameter];
+
+  // Its owner tells the value, and every rank whether the last micro-batch's gradient there was its
+  // doing.
+  std::array<std::int64_t, 1> owner{own == first[0] ? collectives_.rank() : collectives_.size()};
+  collectives_.all_reduce_min(owner);
+  collectives_.broadcast(std::as_writable_bytes(std::span(&sum, 1)), static_cast<int>(owner[0]));
+  const std::byte* gradient = state_.gradient_at(first[0]);
+  const float here = parameter.dtype == DType::fp32
+                         ? *reinterpret_cast<const float*>(gradient)
+                         : math::float_from_bf16(*reinterpret_cast<const std::uint16_t*>(gradient));
+  std::array<std::int64_t, 1> culprit{math::is_usable(here) ? collectives_.size()
+                                                            : collectives_.rank()};
+  collectives_.all_reduce_min(culprit);
+  const std::string from = culprit[0] == collectives_.size() ? "no single rank's last micro-batch"
+                                                             : fmt::format("rank {}", culprit[0]);
+  return fmt::format(
+      "the gradient of '{}' is {} at element {} (of {}), from {}; the step was skipped on all "
+      "ranks",
+      parameter.name, sum, where.offset, parameter.elements(), from);
+}
+
+}  // namespace shardmix::optimizer

@@ -1,0 +1,73 @@
+#pragma once
+
+/// The first half of a step: gradients are reduced to the shard, bucket by bucket, while backward
+/// goes on.
+///
+/// Buckets begin in the order in which backward completes them, from the last to the first, and in
+/// that order on every rank: a bucket that is ready early waits for those behind it. A few are
+/// under way at a time, so that the memory for peers' slices stays small.
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/collectives.hpp"
+#include "device/device.hpp"
+#include "math/exact_sum.hpp"
+#include "optimizer/sharded_state.hpp"
+
+namespace shardmix::optimizer {
+
+/// The global gradient of a step, as all ranks know it. Of the sum, not the mean.
+struct GradientSummary {
+  double norm = 0.0;
+  bool usable = true;  ///< no element is nan, infinite or too large to square
+};
+
+class Reducer {
+ public:
+  Reducer(comm::Collectives& collectives, device::Device& device, const Parameters& parameters,
+          ShardedState& state);
+
+  /// One of the names of parameter `i` is complete in this micro-batch.
+  void mark_ready(std::size_t parameter);
+
+  /// Reduces what is left of this micro-batch and makes the next one begin. `last`: of the step.
+  void finish_micro_batch(bool last);
+
+  /// Micro-batches in the sum, after the last was finished.
+  [[nodiscard]] std::int64_t micro_batches() const noexcept { return micro_batches_; }
+
+  /// Collective.
+  [[nodiscard]] GradientSummary summarize();
+
+  /// Where the sum is first not usable, in a sentence. Collective; the same on every rank.
+  [[nodiscard]] std::string describe_unusable();
+
+ private:
+  struct UnderWay {
+    std::size_t bucket;
+    std::unique_ptr<comm::Reduction> reduction;
+  };
+  void begin_micro_batch();
+  void begin_next();
+  void finish_oldest();
+
+  comm::Collectives& collectives_;
+  device::Device& device_;
+  const Parameters& parameters_;
+  ShardedState& state_;
+  std::vector<std::int64_t> names_left_;       ///< of each parameter, to be marked ready
+  std::vector<std::int64_t> parameters_left_;  ///< of each bucket
+  std::size_t next_ = 0;                       ///< buckets below this one have not begun
+  std::deque<UnderWay> under_way_;
+  std::int64_t micro_batches_ = 0;
+  bool step_begun_ = false;
+  device::Buffer block_squares_;
+  std::vector<math::ExactSum> squares_;  ///< of each bucket's slice
+  std::vector<bool> usable_;
+};
+
+}  // namespace shardmix::optimizer

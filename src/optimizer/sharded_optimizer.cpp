@@ -1,0 +1,265 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <functional>
+#include <limits>
+
+#include "comm/agree.hpp"
+#include "comm/runtime_impl.hpp"
+#include "math/step_scalars.hpp"
+#include "optimizer/optimizer_impl.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix {
+namespace {
+
+std::string describe(const Parameter& p) {
+  return fmt::format("'{}' ({}) {}, group {} {} {}, also named [{}]", p.name,
+                     fmt::join(p.shape, ", "), name_of(p.dtype), p.group.lr_scale,
+                     p.group.weight_decay.value_or(-1.0), p.group.trainable,
+                     fmt::join(p.aliases, ", "));
+}
+
+std::int64_t hash_of(const std::string& text) {
+  return static_cast<std::int64_t>(std::hash<std::string>{}(text) >> 1);
+}
+
+/// Throws ConfigError on all ranks unless they declared the same parameters and options.
+void require_same_everywhere(comm::Collectives& collectives, const Parameters& parameters,
+                             const OptimizerOptions& options) {
+  const auto count = static_cast<std::int64_t>(parameters.size());
+  std::array<std::int64_t, 2> counts{count, -count};
+  collectives.all_reduce_max(counts);
+  if (counts[0] != -counts[1]) {
+    throw ConfigError(
+        fmt::format("the ranks declared different numbers of parameters, from {} to {}; all must "
+                    "declare the same list",
+                    -counts[1], counts[0]));
+  }
+  std::vector<std::int64_t> least;
+  for (const Parameter& p : parameters) least.push_back(hash_of(describe(p)));
+  least.push_back(hash_of(fmt::format("{} {} {}", options.clip_norm,
+                                      static_cast<int>(options.master), options.bucket_elements)));
+  std::vector<std::int64_t> largest = least;
+  collectives.all_reduce_min(least);
+  collectives.all_reduce_max(largest);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (least[i] == largest[i]) continue;
+    throw ConfigError(fmt::format(
+        "parameter {} differs between the ranks; rank {} has {}; all must declare the same list", i,
+        collectives.rank(), describe(parameters[i])));
+  }
+  if (least.back() != largest.back())
+    throw ConfigError("the ranks were given different optimizer options; all must be equal");
+}
+
+std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters parameters,
+                                                  const Rule& rule,
+                                                  const OptimizerOptions& options) {
+  comm::Collectives& collectives = runtime.impl().collectives();
+  comm::agreed(collectives, [&] {
+    validate(rule);
+    if (!(options.clip_norm >= 0.0)) {
+      throw ConfigError(fmt::format("clip_norm must be above 0, or 0 for no clipping, but is {}",
+                                    options.clip_norm));
+    }
+  });
+  require_same_everywhere(collectives, parameters, options);
+  std::unique_ptr<ShardedOptimizer::Impl> impl;
+  comm::agreed(collectives, [&] {
+    impl = std::make_unique<ShardedOptimizer::Impl>(runtime, std::move(parameters), rule, options);
+  });
+  return impl;
+}
+
+}  // namespace
+
+void TensorView::require_size(std::size_t bytes) const {
+  if (static_cast<std::int64_t>(bytes) != size_of(dtype)) {
+    throw ConfigError(fmt::format("a view of {} values was asked for as elements of {} bytes",
+                                  name_of(dtype), bytes));
+  }
+}
+
+ShardedOptimizer::Impl::Impl(Runtime& runtime, Parameters parameters_, Rule rule_,
+                             const OptimizerOptions& options_)
+    : collectives(runtime.impl().collectives()),
+      device(*runtime.impl().device),
+      parameters(std::move(parameters_)),
+      rule(std::move(rule_)),
+      options(options_),
+      state(device, parameters, states_of(rule), collectives.rank(), collectives.size(), options),
+      reducer(collectives, device, parameters, state),
+      gathers(state.layout().buckets().size()) {}
+
+void ShardedOptimizer::Impl::update_bucket(std::size_t bucket, float gradient_scale) {
+  const math::StepClocks next{clocks.step, clocks.updates, clocks.slow_step};
+  for (const layout::GroupRun& run :
+       state.layout().group_runs(state.shard().slices[bucket].range)) {
+    device::UpdateTask task = state.update_task(bucket, run.range);
+    task.kernel = math::update_kernel(rule, state.layout().groups()[run.group], next);
+    task.gradient_scale = gradient_scale;
+    device.update(task);
+  }
+}
+
+void ShardedOptimizer::Impl::begin_gather(std::size_t bucket) {
+  gathers[bucket] = collectives.begin_gather(state.sliced_parameters(bucket));
+}
+
+void ShardedOptimizer::Impl::wait_bucket(std::size_t bucket) {
+  if (gathers[bucket] == nullptr) return;
+  gathers[bucket]->wait();
+  gathers[bucket].reset();
+}
+
+void ShardedOptimizer::Impl::wait_all() {
+  for (std::size_t b = 0; b < gathers.size(); ++b) wait_bucket(b);
+}
+
+void ShardedOptimizer::Impl::gather_all() {
+  for (std::size_t b = 0; b < gathers.size(); ++b) {
+    begin_gather(b);
+    wait_bucket(b);
+  }
+}
+
+ShardedOptimizer::ShardedOptimizer(Runtime& runtime, Parameters parameters, Rule rule,
+                                   const OptimizerOptions& options)
+    : impl_(make_impl(runtime, std::move(parameters), rule, options)) {}
+ShardedOptimizer::~ShardedOptimizer() = default;
+ShardedOptimizer::ShardedOptimizer(ShardedOptimizer&&) noexcept = default;
+
+TensorView ShardedOptimizer::parameter(std::string_view name) {
+  const std::size_t i = impl_->parameters.index(name);
+  const Parameter& p = impl_->parameters[i];
+  return {.data = impl_->state.parameter_at(impl_->state.layout().range_of(i).begin),
+          .shape = p.shape,
+          .dtype = p.dtype,
+          .elements = p.elements()};
+}
+
+TensorView ShardedOptimizer::gradient(std::string_view name) {
+  const std::size_t i = impl_->parameters.index(name);
+  const Parameter& p = impl_->parameters[i];
+  if (!p.group.trainable)
+    throw ConfigError(fmt::format("parameter '{}' is frozen: it has no gradient", name));
+  return {.data = impl_->state.gradient_at(impl_->state.layout().range_of(i).begin),
+          .shape = p.shape,
+          .dtype = p.dtype,
+          .elements = p.elements()};
+}
+
+void ShardedOptimizer::broadcast_parameters(int root) {
+  if (root < 0 || root >= impl_->collectives.size()) {
+    throw ConfigError(fmt::format("broadcast_parameters: there is no rank {} among {}", root,
+                                  impl_->collectives.size()));
+  }
+  impl_->wait_all();
+  impl_->collectives.broadcast(impl_->state.all_parameters(), root);
+  impl_->state.start_master();
+  impl_->has_values = true;
+}
+
+void ShardedOptimizer::mark_ready(std::string_view name) {
+  impl_->reducer.mark_ready(impl_->parameters.index(name));
+}
+
+void ShardedOptimizer::accumulate() {
+  impl_->reducer.finish_micro_batch(false);
+  impl_->state.zero_gradients();
+}
+
+void ShardedOptimizer::zero_gradients() {
+  impl_->state.zero_gradients();
+}
+
+StepReport ShardedOptimizer::step() {
+  Impl& o = *impl_;
+  if (!o.has_values) {
+    throw ConfigError(
+        "step() before the parameters had values; call broadcast_parameters() or load a checkpoint "
+        "first");
+  }
+  o.wait_all();
+  o.reducer.finish_micro_batch(true);
+  const optimizer::GradientSummary gradient = o.reducer.summarize();
+  const double mean = 1.0 / static_cast<double>(o.collectives.size() * o.reducer.micro_batches());
+
+  const Clocks before = o.clocks;
+  ++o.clocks.step;
+  ++o.clocks.updates;
+  if (o.state.states().m2) ++o.clocks.slow_step;
+  StepReport report;
+  report.step = o.clocks.step;
+  report.lr = lr_of(o.rule).at(o.clocks.step);
+  report.gradient_norm = gradient.norm * mean;
+  if (const auto* rule = std::get_if<AdEMAMix>(&o.rule)) {
+    report.alpha = rule->alpha_at(o.clocks.slow_step);
+    report.beta3 = rule->beta3_at(o.clocks.slow_step);
+  }
+  if (!gradient.usable) {
+    o.clocks.updates = before.updates;
+    o.clocks.slow_step = before.slow_step;
+    report.skipped = true;
+    report.gradient_norm = std::numeric_limits<double>::infinity();
+    report.reason = o.reducer.describe_unusable();
+    return report;
+  }
+
+  if (o.options.clip_norm > 0.0 && report.gradient_norm > o.options.clip_norm) {
+    report.clip_scale = o.options.clip_norm / report.gradient_norm;
+  }
+  const auto scale = static_cast<float>(mean * report.clip_scale);
+  for (std::size_t b = 0; b < o.gathers.size(); ++b) {
+    o.update_bucket(b, scale);
+    o.begin_gather(b);
+  }
+  if (!o.options.overlap) o.wait_all();
+  return report;
+}
+
+void ShardedOptimizer::wait(std::string_view name) {
+  const std::size_t i = impl_->parameters.index(name);
+  if (!impl_->parameters[i].group.trainable) return;
+  for (const std::size_t bucket : impl_->state.layout().buckets_of(i)) impl_->wait_bucket(bucket);
+}
+
+void ShardedOptimizer::wait() {
+  impl_->wait_all();
+}
+
+void ShardedOptimizer::switch_rule(Rule rule) {
+  Impl& o = *impl_;
+  comm::agreed(o.collectives, [&] {
+    validate(rule);
+    if (states_of(rule).m1 && !o.state.states().m1 && o.clocks.updates > 0) {
+      throw ConfigError(
+          "switch_rule: the new rule needs m1, which beta1 = 0 has not kept; start it with beta1 = "
+          "0");
+    }
+  });
+  const bool m2_begins = states_of(rule).m2 && !o.state.states().m2;
+  comm::agreed(o.collectives, [&] { o.state.set_states(states_of(rule)); });
+  if (m2_begins) o.clocks.slow_step = 0;
+  o.rule = std::move(rule);
+}
+
+const Parameters& ShardedOptimizer::parameters() const noexcept {
+  return impl_->parameters;
+}
+const Rule& ShardedOptimizer::rule() const noexcept {
+  return impl_->rule;
+}
+const OptimizerOptions& ShardedOptimizer::options() const noexcept {
+  return impl_->options;
+}
+const Clocks& ShardedOptimizer::clocks() const noexcept {
+  return impl_->clocks;
+}
+MemoryReport ShardedOptimizer::memory() const noexcept {
+  return impl_->state.memory();
+}
+
+}  // namespace shardmix

@@ -1,0 +1,89 @@
+#pragma once
+
+/// What a rank holds: the flat parameter and gradient buffers, and its shard of the state.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "comm/collectives.hpp"
+#include "device/device.hpp"
+#include "layout/layout.hpp"
+#include "shardmix/optimizer.hpp"
+
+namespace shardmix::optimizer {
+
+/// The per-element arrays that a checkpoint stores.
+enum class State : std::uint8_t { master, m1, m2, v };
+inline constexpr std::array all_states{State::master, State::m1, State::m2, State::v};
+
+[[nodiscard]] constexpr std::string_view name_of(State state) noexcept {
+  constexpr std::array<std::string_view, 4> names{"master", "m1", "m2", "v"};
+  return names[static_cast<std::size_t>(state)];
+}
+
+class ShardedState {
+ public:
+  ShardedState(device::Device& device, const Parameters& parameters, const RuleStates& states,
+               int rank, int size, const OptimizerOptions& options);
+
+  [[nodiscard]] const layout::Layout& layout() const noexcept { return layout_; }
+  [[nodiscard]] const layout::Shard& shard() const noexcept { return shard_; }
+  [[nodiscard]] const RuleStates& states() const noexcept { return states_; }
+  [[nodiscard]] bool has(State state) const noexcept;
+
+  /// Allocates what `states` has and this lacks, at zero, and frees what it lacks.
+  void set_states(const RuleStates& states);
+
+  [[nodiscard]] std::byte* parameter_at(std::int64_t element) const noexcept;
+  [[nodiscard]] std::byte* gradient_at(std::int64_t element) const noexcept;
+  /// The fp32 sum of the ranks' gradients over slice `bucket` of the shard.
+  [[nodiscard]] float* reduced_gradient(std::size_t bucket) const noexcept;
+
+  /// A bucket of the parameter or gradient buffer, cut for the ranks.
+  [[nodiscard]] comm::SlicedBucket sliced_parameters(std::size_t bucket) const;
+  [[nodiscard]] comm::SlicedBucket sliced_gradients(std::size_t bucket) const;
+
+  /// The update of `range`, a part of slice `bucket`, but for its kernel and scale.
+  [[nodiscard]] device::UpdateTask update_task(std::size_t bucket, layout::Range range) const;
+
+  void zero_gradients() noexcept;
+  /// The whole parameter buffer of this rank.
+  [[nodiscard]] std::span<std::byte> all_parameters() const noexcept;
+  /// Starts the master weights at the parameters' values.
+  void start_master() noexcept;
+
+  /// Copies a part of this rank's slice `bucket` of a state to or from fp32. Writing `master`
+  /// writes the parameter of this rank too.
+  void read(State state, std::size_t bucket, layout::Range range, float* values) const noexcept;
+  void write(State state, std::size_t bucket, layout::Range range, const float* values) noexcept;
+
+  [[nodiscard]] MemoryReport memory() const noexcept;
+
+ private:
+  [[nodiscard]] device::WeightStorage storage_of(const layout::Bucket& bucket) const noexcept;
+  [[nodiscard]] comm::SlicedBucket sliced(const device::Buffer& buffer, std::size_t bucket) const;
+
+  device::Device& device_;
+  layout::Layout layout_;
+  layout::Shard shard_;
+  int size_;
+  Master master_kind_;
+  RuleStates states_;
+  device::Buffer parameters_;
+  device::Buffer gradients_;
+  device::Buffer reduced_;
+  device::Buffer master_;
+  device::Buffer m1_;
+  device::Buffer m2_;
+  device::Buffer v_;
+};
+
+/// Frozen parameters have no state: their values are read and written in the parameter buffer.
+void read_frozen(const ShardedState& state, const layout::Bucket& bucket, layout::Range range,
+                 float* values) noexcept;
+void write_frozen(const ShardedState& state, const layout::Bucket& bucket, layout::Range range,
+                  const float* values) noexcept;
+
+}  // namespace shardmix::optimizer

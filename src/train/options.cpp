@@ -1,0 +1,77 @@
+#include "train/options.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include "shardmix/error.hpp"
+
+namespace shardmix::train {
+namespace {
+
+void require_at_least(std::int64_t least, std::string_view option, std::int64_t found) {
+  if (found < least) {
+    throw ConfigError(fmt::format("{} must be at least {}, but is {}", option, least, found));
+  }
+}
+
+void require_whole_run(const TrainOptions& options) {
+  require_at_least(1, "--steps", options.steps);
+  require_at_least(1, "--batch", options.batch);
+  if (options.batch > std::numeric_limits<std::uint32_t>::max()) {
+    throw ConfigError(fmt::format("--batch must be below 2^32, but is {}", options.batch));
+  }
+  require_at_least(0, "--micro-batch", options.micro_batch);
+  require_at_least(0, "--threads", options.threads);
+  require_at_least(0, "--eval-every", options.eval_every);
+  require_at_least(0, "--eval-sequences", options.eval_sequences);
+  require_at_least(0, "--checkpoint-every", options.checkpoint_every);
+  require_at_least(0, "--keep-last", options.keep_last);
+  require_at_least(1, "--log-every", options.log_every);
+}
+
+void require_rule(const TrainOptions& options) {
+  const RuleOptions& rule = options.rule;
+  require_at_least(0, "--warmup", rule.warmup.value_or(0));
+  require_at_least(0, "--decay", rule.decay.value_or(0));
+  if (rule.lr && *rule.lr == 0.0) {
+    throw ConfigError("--lr is 0, with which nothing would be learned; it must be above 0");
+  }
+  const double clip = clip_of(options);
+  if (!std::isfinite(clip) || clip < 0.0) {
+    throw ConfigError(
+        fmt::format("--clip must be at least 0 (0: no clipping) and finite, but is {}", clip));
+  }
+  shardmix::validate(rule_of(options));
+}
+
+}  // namespace
+
+void validate(const TrainOptions& options) {
+  if (options.text.empty()) {
+    throw ConfigError("no text to train on: give any text file with --text FILE");
+  }
+  if (options.out.empty()) throw ConfigError("--out is empty, but must name the run's directory");
+  if (options.resume.empty()) {
+    throw ConfigError("--resume is empty, but must be auto, none or a checkpoint's directory");
+  }
+  require_whole_run(options);
+  validate(shape_of(options));
+  require_rule(options);
+}
+
+ModelShape shape_of(const TrainOptions& options) {
+  ModelShape shape = model_named(options.model).shape;
+  shape.width = options.width.value_or(shape.width);
+  shape.heads = options.heads.value_or(shape.heads);
+  shape.layers = options.layers.value_or(shape.layers);
+  shape.context = options.context.value_or(shape.context);
+  return shape;
+}
+
+double clip_of(const TrainOptions& options) {
+  return options.rule.clip.value_or(model_named(options.model).clip);
+}
+
+}  // namespace shardmix::train

@@ -1,0 +1,95 @@
+#pragma once
+
+/// Everything that a training run is told. A plain struct: the command line only fills it.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "shardmix/optimizer.hpp"
+#include "shardmix/rules.hpp"
+#include "shardmix/runtime.hpp"
+#include "train/model_shape.hpp"
+
+namespace shardmix::train {
+
+enum class RuleKind : std::uint8_t { ademamix, adamw };
+
+/// Hyper-parameters of the update rule. What is unset follows from the model or from the run's
+/// length.
+struct RuleOptions {
+  RuleKind kind = RuleKind::ademamix;
+  std::optional<double> lr;  ///< unset: the model's
+  Schedule::Shape lr_shape = Schedule::Shape::cosine;
+  std::optional<double> final_lr;      ///< unset: lr / 100, the paper's ratio
+  std::optional<std::int64_t> warmup;  ///< unset: a tenth of the steps, 3000 at most
+  std::optional<std::int64_t> decay;   ///< of wsd; unset: a fifth of the steps
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  std::optional<double> beta3;  ///< unset: from the run's length, see beta3_for()
+  std::optional<double> alpha;  ///< unset: the model's
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  std::optional<std::int64_t> alpha_steps;  ///< unset: the run's steps; 0: no schedule
+  std::optional<std::int64_t> beta3_steps;  ///< as alpha_steps
+  std::optional<double> clip;               ///< unset: the model's; 0: no clipping
+
+  bool operator==(const RuleOptions&) const = default;
+};
+
+struct TrainOptions {
+  std::filesystem::path text;         ///< any file, read as bytes
+  std::filesystem::path out = "run";  ///< the run's directory: checkpoints and metrics.jsonl
+  std::string resume = "auto";        ///< "auto", "none" or a checkpoint's directory
+
+  std::string model = "nano";  ///< a named size, from which these deviate:
+  std::optional<std::int64_t> width;
+  std::optional<std::int64_t> heads;
+  std::optional<std::int64_t> layers;
+  std::optional<std::int64_t> context;
+  DType dtype = DType::fp32;
+  Master master = Master::remainder;  ///< of bf16 alone
+
+  std::int64_t steps = 1000;
+  std::int64_t batch = 32;       ///< sequences of a step over all ranks
+  std::int64_t micro_batch = 0;  ///< most sequences that a rank computes at once; 0: its whole part
+  std::uint64_t seed = 1;
+  RuleOptions rule;
+
+  DeviceKind device = DeviceKind::host;
+  int threads = 0;  ///< of each rank; 0: its share of the node's cores
+
+  std::int64_t eval_every = 100;        ///< steps between held-out losses; 0: at the end alone
+  std::int64_t eval_sequences = 64;     ///< of a held-out loss, over all ranks; 0: none at all
+  std::int64_t checkpoint_every = 500;  ///< steps between checkpoints; 0: at the end alone
+  int keep_last = 3;                    ///< checkpoints that stay; 0: all
+  std::int64_t log_every = 10;          ///< steps between lines where standard error is no terminal
+
+  bool operator==(const TrainOptions&) const = default;
+};
+
+/// Throws ConfigError, a sentence that names the option, for a value that makes no sense. Pure:
+/// looks at no file and no device.
+void validate(const TrainOptions& options);
+
+/// The named size with the options' deviations.
+[[nodiscard]] ModelShape shape_of(const TrainOptions& options);
+
+/// The update rule with everything filled in.
+[[nodiscard]] Rule rule_of(const TrainOptions& options);
+
+/// The gradient norm to clip at, filled in.
+[[nodiscard]] double clip_of(const TrainOptions& options);
+
+/// The beta3 whose memory, 1 / (1 - beta3), is a fifth of the run, between beta1 and the paper's
+/// 0.9999: a longer memory than the run makes m2 a stale sum, and short runs with 0.9999 diverge.
+[[nodiscard]] double beta3_for(std::int64_t steps, double beta1) noexcept;
+
+/// A sentence where the rule's beta3 remembers longer than `steps`; else "".
+[[nodiscard]] std::string beta3_warning(const Rule& rule, std::int64_t steps);
+
+/// The rule and all its hyper-parameters, in one line.
+[[nodiscard]] std::string describe(const Rule& rule);
+
+}  // namespace shardmix::train

@@ -1,0 +1,110 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "shardmix/error.hpp"
+#include "train/options.hpp"
+
+namespace shardmix::train {
+namespace {
+
+constexpr double paper_beta3 = 0.9999;
+
+double beta3_with_memory(double steps) {
+  return 1.0 - 1.0 / steps;
+}
+
+Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
+  const std::int64_t warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
+  const double final = rule.final_lr.value_or(peak / 100.0);
+  switch (rule.lr_shape) {
+    case Schedule::Shape::constant:
+      return constant(peak, {.warmup = warmup});
+    case Schedule::Shape::wsd:
+      return wsd(peak, {.warmup = warmup,
+                        .steps = steps,
+                        .decay = rule.decay.value_or(steps / 5),
+                        .final = final});
+    case Schedule::Shape::cosine:
+      break;
+  }
+  return cosine(peak, {.warmup = warmup, .steps = steps, .final = final});
+}
+
+std::string describe(const Schedule& lr) {
+  const std::string warmup =
+      lr.warmup > 0 ? fmt::format(" after {} steps of warm-up", lr.warmup) : std::string();
+  switch (lr.shape) {
+    case Schedule::Shape::constant:
+      return fmt::format("lr {:g}{}", lr.peak, warmup);
+    case Schedule::Shape::cosine:
+      return fmt::format("lr {:g} to {:g} (cosine){}", lr.peak, lr.final, warmup);
+    case Schedule::Shape::wsd:
+      break;
+  }
+  return fmt::format("lr {:g} to {:g} (wsd, over the last {} steps){}", lr.peak, lr.final, lr.decay,
+                     warmup);
+}
+
+std::string slow_schedule(const std::optional<std::int64_t>& steps) {
+  return steps.value_or(0) > 0 ? fmt::format(" over {} steps", *steps) : std::string();
+}
+
+}  // namespace
+
+double beta3_for(std::int64_t steps, double beta1) noexcept {
+  const double fifth = std::max(1.0, 0.2 * static_cast<double>(steps));
+  return std::max(beta1, std::min(beta3_with_memory(fifth), paper_beta3));
+}
+
+Rule rule_of(const TrainOptions& options) {
+  const RuleOptions& chosen = options.rule;
+  const NamedModel& model = model_named(options.model);
+  const Schedule lr = lr_schedule(chosen, chosen.lr.value_or(model.lr), options.steps);
+  if (chosen.kind == RuleKind::adamw) {
+    return AdamW{.lr = lr,
+                 .beta1 = chosen.beta1,
+                 .beta2 = chosen.beta2,
+                 .eps = chosen.eps,
+                 .weight_decay = chosen.weight_decay};
+  }
+  return AdEMAMix{.lr = lr,
+                  .beta1 = chosen.beta1,
+                  .beta2 = chosen.beta2,
+                  .beta3 = chosen.beta3.value_or(beta3_for(options.steps, chosen.beta1)),
+                  .alpha = chosen.alpha.value_or(model.alpha),
+                  .eps = chosen.eps,
+                  .weight_decay = chosen.weight_decay,
+                  .alpha_steps = chosen.alpha_steps.value_or(options.steps),
+                  .beta3_steps = chosen.beta3_steps.value_or(options.steps)};
+}
+
+std::string beta3_warning(const Rule& rule, std::int64_t steps) {
+  const auto* ademamix = std::get_if<AdEMAMix>(&rule);
+  if (ademamix == nullptr) return {};
+  const double memory = 1.0 / (1.0 - ademamix->beta3);
+  // 1 - beta3 is itself rounded: a beta3 made for exactly this many steps must pass.
+  if (memory <= static_cast<double>(steps) * (1.0 + 1e-9)) return {};
+  return fmt::format(
+      "beta3 = {} remembers {:.0f} steps, but the run has {}: short runs with so long a memory "
+      "often "
+      "diverge. --beta3 auto would take {:.6g}, a fifth of the run",
+      ademamix->beta3, memory, steps, beta3_for(steps, ademamix->beta1));
+}
+
+std::string describe(const Rule& rule) {
+  if (const auto* adamw = std::get_if<AdamW>(&rule)) {
+    return fmt::format("AdamW, {}, beta1 {:g}, beta2 {:g}, eps {:g}, weight decay {:g}",
+                       describe(adamw->lr), adamw->beta1, adamw->beta2, adamw->eps,
+                       adamw->weight_decay);
+  }
+  const auto& r = std::get<AdEMAMix>(rule);
+  return fmt::format(
+      "AdEMAMix, {}, beta1 {:g}, beta2 {:g}, beta3 {:.8g}{}, alpha {:g}{}, eps {:g}, weight decay "
+      "{:g}",
+      describe(r.lr), r.beta1, r.beta2, r.beta3, slow_schedule(r.beta3_steps), r.alpha,
+      slow_schedule(r.alpha_steps), r.eps, r.weight_decay);
+}
+
+}  // namespace shardmix::train

@@ -1,0 +1,221 @@
+#include "train/training_run.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+#include <system_error>
+
+#include "comm/agree.hpp"
+#include "comm/runtime_impl.hpp"
+#include "shardmix/error.hpp"
+#include "train/format.hpp"
+#include "train/memory_table.hpp"
+#include "train/stop_signals.hpp"
+#include "train/train.hpp"
+
+namespace shardmix::train {
+namespace {
+
+/// The ranks' collectives, once the run's directory is there: better now than at the first
+/// checkpoint.
+comm::Collectives& with_directory(const Runtime& runtime, const std::filesystem::path& directory) {
+  comm::Collectives& collectives = runtime.impl().collectives();
+  comm::agreed(collectives, [&] {
+    if (!runtime.is_root()) return;
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    if (error) {
+      throw ConfigError(fmt::format("the run's directory {} (--out) can't be made: {}",
+                                    directory.string(), error.message()));
+    }
+  });
+  return collectives;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
+    : runtime_(runtime),
+      options_(options),
+      collectives_(with_directory(runtime, options.out)),
+      shape_(shape_of(options)),
+      plan_(plan_batch(options.batch, options.micro_batch, runtime.rank(), runtime.size())),
+      data_(collectives_, options),
+      optimizer_(runtime, declare_parameters(shape_, options.dtype), rule_of(options),
+                 {.clip_norm = clip_of(options), .master = options.master}),
+      model_(shape_, optimizer_, options.device, runtime.threads()),
+      checkpoints_(runtime, options.out, {.keep_last = options.keep_last}),
+      state_{.seed = options.seed,
+             .batch = options.batch,
+             .shape = shape_,
+             .text_bytes = data_.bytes(),
+             .text_hash = data_.hash(),
+             .tokens = 0,
+             .rule = describe(optimizer_.rule())} {
+  describe_run();
+  take_up();
+  open_outputs();
+}
+
+void TrainingRun::describe_run() const {
+  const Parameters& parameters = optimizer_.parameters();
+  runtime_.log("model {}: width {}, {} heads, {} layers, context {}; {} parameters in {}",
+               options_.model, shape_.width, shape_.heads, shape_.layers, shape_.context,
+               format_count(static_cast<double>(parameters.elements())), name_of(options_.dtype));
+  runtime_.log("text {}: {} to train on, {} held out", options_.text.string(),
+               format_bytes(data_.split().training), format_bytes(data_.split().held_out));
+  runtime_.log("ranks {}, each {}; {} sequences a step in {} micro-batch(es) a rank",
+               runtime_.size(), runtime_.device_description(), options_.batch, plan_.micro_batches);
+  runtime_.log("rule {}, clip {:g}", state_.rule, optimizer_.options().clip_norm);
+  const auto memory = gather_memory(collectives_, optimizer_.memory());
+  runtime_.log("{}", memory_table(memory));
+  const std::string warning = beta3_warning(optimizer_.rule(), options_.steps);
+  if (!warning.empty()) runtime_.log("warning: {}", warning);
+}
+
+void TrainingRun::take_up() {
+  const Resumed resumed = resume(runtime_, options_, checkpoints_, optimizer_);
+  step_ = saved_step_ = resumed.step;
+  if (step_ == 0) {
+    if (runtime_.is_root()) model_.write_initial_values(options_.seed);
+    optimizer_.broadcast_parameters();
+    return;
+  }
+  runtime_.log("resumed after step {}", step_);
+  if (!checkpoints_.load_note().empty()) runtime_.log("{}", checkpoints_.load_note());
+  if (!resumed.stored) {
+    runtime_.log(
+        "warning: the checkpoint is of another trainer: its text, seed and batch are unknown");
+    return;
+  }
+  state_.tokens = resumed.stored->tokens;
+  for (const std::string& difference : differences(*resumed.stored, state_)) {
+    runtime_.log("warning: {}", difference);
+  }
+}
+
+void TrainingRun::open_outputs() {
+  comm::agreed(collectives_, [&] {
+    if (!runtime_.is_root()) return;
+    metrics_ = std::make_unique<MetricsFile>(options_.out / "metrics.jsonl", step_);
+    progress_ = std::make_unique<Progress>(step_ + 1, options_.steps, options_.log_every);
+  });
+}
+
+int TrainingRun::run() {
+  if (step_ >= options_.steps) {
+    runtime_.log("nothing to do: {} of --steps {} are done", step_, options_.steps);
+    return 0;
+  }
+  while (step_ < options_.steps) {
+    StepResult result = do_step();
+    if (is_due(options_.eval_every)) result.metrics.held_out_loss = held_out_loss();
+    report(result.metrics);
+    if (result.stop && step_ < options_.steps) return stop_early();
+    if (options_.checkpoint_every > 0 && step_ % options_.checkpoint_every == 0) try_to_save();
+  }
+  save();
+  return 0;
+}
+
+bool TrainingRun::is_due(std::int64_t every) const noexcept {
+  return step_ == options_.steps || (every > 0 && step_ % every == 0);
+}
+
+double TrainingRun::backward_all(std::int64_t step) {
+  double loss = 0.0;
+  optimizer_.zero_gradients();
+  for (std::int64_t i = 0; i < plan_.micro_batches; ++i) {
+    if (i > 0) optimizer_.accumulate();
+    loss += model_.backward(data_.training(step, plan_.micro_batch(i)), plan_.loss_scale);
+  }
+  return loss;
+}
+
+TrainingRun::StepResult TrainingRun::do_step() {
+  const auto start = std::chrono::steady_clock::now();
+  const double local_loss = backward_all(step_ + 1);
+  StepResult result;
+  result.metrics.report = optimizer_.step();
+  step_ = result.metrics.report.step;
+  // The losses and the wish to stop travel together: one small collective a step.
+  std::array<double, 2> sums{local_loss, StopSignals::received() != 0 ? 1.0 : 0.0};
+  collectives_.all_reduce_sum(std::span<double>(sums));
+  const std::int64_t tokens = options_.batch * shape_.context;
+  state_.tokens += tokens;
+  result.metrics.loss = sums[0] / static_cast<double>(options_.batch);
+  result.metrics.tokens_per_second = static_cast<double>(tokens) / seconds_since(start);
+  result.stop = sums[1] > 0.0;
+  return result;
+}
+
+std::optional<double> TrainingRun::held_out_loss() {
+  const std::int64_t sequences = data_.held_out_sequences();
+  if (sequences == 0) return std::nullopt;
+  const SequenceRange local = part_of(sequences, runtime_.rank(), runtime_.size());
+  std::array<double, 1> sum{};
+  // One sequence at a time: the sum's order, and the memory, are the same on any number of ranks.
+  for (std::int64_t i = local.begin; i < local.end; ++i) {
+    sum[0] += model_.loss(data_.held_out({.begin = i, .end = i + 1}));
+  }
+  collectives_.all_reduce_sum(std::span<double>(sum));
+  return sum[0] / static_cast<double>(sequences);
+}
+
+void TrainingRun::report(const StepMetrics& metrics) {
+  if (!runtime_.is_root()) return;
+  progress_->show(metrics);
+  const auto say = [&](const std::string& line) {
+    progress_->interrupt();
+    runtime_.log("{}", line);
+  };
+  const std::int64_t step = metrics.report.step;
+  if (metrics.report.skipped) {
+    say(fmt::format("step {} was skipped: {}", step, metrics.report.reason));
+  }
+  if (metrics.held_out_loss) {
+    say(fmt::format("step {}: held-out loss {:.4f}", step, *metrics.held_out_loss));
+  }
+  if (metrics_ == nullptr) return;
+  try {
+    metrics_->append(metrics);
+  } catch (const Error& error) {
+    // A full disk must not cost the training; a checkpoint that fails will say so by itself.
+    say(fmt::format("warning: {}. The run goes on without it", error.what()));
+    metrics_.reset();
+  }
+}
+
+void TrainingRun::save() {
+  if (saved_step_ == step_) return;
+  const auto start = std::chrono::steady_clock::now();
+  const auto directory = checkpoints_.save(optimizer_, to_json(state_));
+  saved_step_ = step_;
+  if (runtime_.is_root()) progress_->interrupt();
+  runtime_.log("step {}: checkpoint {} in {:.1f} s", step_, directory.string(),
+               seconds_since(start));
+}
+
+void TrainingRun::try_to_save() {
+  try {
+    save();
+  } catch (const CheckpointError& error) {
+    if (runtime_.is_root()) progress_->interrupt();
+    runtime_.log("warning: no checkpoint at step {}, the run goes on: {}", step_, error.what());
+  }
+}
+
+int TrainingRun::stop_early() {
+  if (runtime_.is_root()) progress_->interrupt();
+  runtime_.log("asked to stop after step {} of {}", step_, options_.steps);
+  save();
+  runtime_.log("run the same command again to go on (exit code {})", exit_start_again);
+  return exit_start_again;
+}
+
+}  // namespace shardmix::train

@@ -1,0 +1,66 @@
+#pragma once
+
+/// One run of the trainer: its data, model, optimizer, checkpoints and files, and the loop that
+/// uses them.
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "shardmix/checkpoints.hpp"
+#include "train/gpt.hpp"
+#include "train/metrics.hpp"
+#include "train/options.hpp"
+#include "train/progress.hpp"
+#include "train/resume.hpp"
+#include "train/trainer_state.hpp"
+#include "train/training_data.hpp"
+
+namespace shardmix::train {
+
+class TrainingRun {
+ public:
+  /// Reads the text, allocates the model and takes up the checkpoint. Collective.
+  TrainingRun(Runtime& runtime, const TrainOptions& options);
+
+  /// Trains up to the last step, or until a signal. Returns the program's exit code. Collective.
+  [[nodiscard]] int run();
+
+ private:
+  void take_up();
+  void describe_run() const;
+  void open_outputs();
+
+  /// One optimizer step. The second value: whether any rank was asked to stop.
+  struct StepResult {
+    StepMetrics metrics;
+    bool stop = false;
+  };
+  [[nodiscard]] StepResult do_step();
+  [[nodiscard]] double backward_all(std::int64_t step);
+  [[nodiscard]] std::optional<double> held_out_loss();
+  void report(const StepMetrics& metrics);
+  [[nodiscard]] bool is_due(std::int64_t every) const noexcept;
+
+  void save();
+  void try_to_save();
+  [[nodiscard]] int stop_early();
+
+  Runtime& runtime_;
+  const TrainOptions& options_;
+  comm::Collectives& collectives_;
+  ModelShape shape_;
+  BatchPlan plan_;
+  TrainingData data_;
+  ShardedOptimizer optimizer_;
+  Gpt model_;
+  Checkpoints checkpoints_;
+  TrainerState state_;
+  std::int64_t step_ = 0;        ///< steps done
+  std::int64_t saved_step_ = 0;  ///< steps done when the last checkpoint was written or read
+  std::unique_ptr<MetricsFile> metrics_;  ///< rank 0's
+  std::unique_ptr<Progress> progress_;    ///< rank 0's
+};
+
+}  // namespace shardmix::train

@@ -1,0 +1,95 @@
+"""Going on from a checkpoint: after a crash, on other ranks, with another rule."""
+
+import subprocess
+import time
+import unittest
+
+from support import TrainCase, command, complaints, run
+
+
+class Resume(TrainCase):
+    def kill_after(self, out, step, *more, ranks=None):
+        """Starts a run and kills all of it once a checkpoint of at least `step` is there."""
+        with open(self.directory / "killed.log", "w", encoding="utf-8") as log:
+            process = subprocess.Popen(command(self.arguments(out, *more), ranks), stdout=log, stderr=log)
+            deadline = time.monotonic() + 60
+            while not self.checkpoints(out) or self.checkpoints(out)[-1] < step:
+                self.assertLess(time.monotonic(), deadline)
+                self.assertIsNone(process.poll(), "the run ended before it could be killed")
+                time.sleep(0.01)
+            process.kill()
+            process.wait()
+        # mpiexec's ranks notice its death a moment later.
+        time.sleep(0.5 if ranks else 0)
+
+    def test_a_killed_run_goes_on_with_the_same_bits(self):
+        for ranks in (None, 2):
+            plan = ["--steps", "400", "--checkpoint-every", "20"]
+            self.train(f"whole-{ranks}", *plan, ranks=ranks)
+            self.kill_after(f"killed-{ranks}", 40, *plan, ranks=ranks)
+            self.assertLess(self.checkpoints(f"killed-{ranks}")[-1], 400)
+            said = self.train(f"killed-{ranks}", *plan, ranks=ranks).stderr
+            self.assertIn("resumed after step", said)
+            self.assertNotIn("warning", said)
+            whole = self.metrics(f"whole-{ranks}")
+            killed = self.metrics(f"killed-{ranks}")
+            for line in whole + killed:
+                del line["tokens_per_second"]
+            self.assertEqual(whole, killed)
+
+    def test_another_number_of_ranks_goes_on(self):
+        self.train("run", "--steps", "20")
+        for steps, ranks in ((6, 1), (11, 3), (16, 2), (20, 4)):
+            self.train("moved", "--steps", "20", "--lr-schedule", "constant", "--warmup", "2", "--alpha-steps",
+                       "20", "--beta3-steps", "20", "--beta3", "0.9", "--steps", steps, ranks=ranks)
+        self.train("still", "--lr-schedule", "constant", "--warmup", "2", "--alpha-steps", "20", "--beta3-steps",
+                   "20", "--beta3", "0.9", "--steps", "20", ranks=2)
+        for moved, still in zip(self.losses("moved"), self.losses("still"), strict=True):
+            self.assertAlmostEqual(moved, still, delta=1e-3)
+
+    def test_a_finished_run_says_so(self):
+        self.train("run", "--steps", "3")
+        said = self.train("run", "--steps", "3").stderr
+        self.assertIn("nothing to do: 3 of --steps 3", said)
+        self.assertEqual(len(self.metrics("run")), 3)
+
+    def test_adamw_switches_to_ademamix(self):
+        self.train("adam", "--steps", "10", "--optimizer", "adamw", ranks=2)
+        said = self.train("both", "--steps", "20", "--resume", self.directory / "adam", "--alpha", "2",
+                          "--alpha-steps", "0", ranks=3).stderr
+        self.assertIn("switched from adamw to ademamix", said)
+        lines = self.metrics("both")
+        self.assertEqual([line["step"] for line in lines], list(range(11, 21)))
+        self.assertEqual(lines[0]["alpha"], 2.0)
+        info = self.inspect("both")
+        self.assertEqual((info["step"], info["updates"], info["slow_step"]), (20, 20, 10))
+
+    def test_another_text_seed_or_batch_is_a_warning(self):
+        self.train("run", "--steps", "2")
+        self.text.write_text(self.text.read_text() + "one more line\n")
+        said = self.train("run", "--steps", "4", "--seed", "9", "--batch", "5").stderr
+        for part in ("warning: the text", "warning: --seed is 9", "warning: --batch is 5", "warning: the rule was"):
+            self.assertIn(part, said)
+
+    def test_later_checkpoints_are_not_mixed_with(self):
+        self.train("run", "--steps", "4", "--checkpoint-every", "2")
+        first = self.directory / "run" / "step_000000002"
+        for resume in ("none", first):
+            result = run(*self.arguments("run", "--steps", "6", "--resume", resume))
+            self.assertEqual((result.returncode, len(complaints(result))), (2, 1), result.stderr)
+            self.assertIn("choose another --out", result.stderr)
+        self.train("branch", "--steps", "6", "--resume", first)
+        self.assertEqual(self.metrics("branch")[0]["step"], 3)
+
+    def test_a_damaged_checkpoint_is_passed_over(self):
+        self.train("run", "--steps", "4", "--checkpoint-every", "2")
+        damaged = next((self.directory / "run" / "step_000000004").glob("shard-*.h5"))
+        damaged.write_bytes(damaged.read_bytes()[:-100])
+        said = self.train("run", "--steps", "5").stderr
+        self.assertIn("passed over step_000000004", said)
+        self.assertIn("resumed after step 2", said)
+        self.assertEqual([line["step"] for line in self.metrics("run")], [1, 2, 3, 4, 5])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,78 @@
+"""Training a tiny model on different numbers of ranks."""
+
+import math
+import unittest
+
+from support import TrainCase
+
+FIELDS = {"step", "loss", "lr", "alpha", "beta3", "gradient_norm", "clip_scale", "skipped", "reason",
+          "tokens_per_second"}
+
+
+class Train(TrainCase):
+    def test_metrics_say_what_each_step_did(self):
+        self.train("run", "--steps", "12", "--eval-every", "5")
+        lines = self.metrics("run")
+        self.assertEqual([line["step"] for line in lines], list(range(1, 13)))
+        for line in lines:
+            self.assertEqual(set(line) - {"held_out_loss"}, FIELDS)
+            self.assertFalse(line["skipped"])
+            self.assertGreater(line["tokens_per_second"], 0)
+        self.assertEqual([line["step"] for line in lines if "held_out_loss" in line], [5, 10, 12])
+        self.assertAlmostEqual(lines[0]["loss"], math.log(256), delta=0.1)
+        self.assertEqual(lines[-1]["alpha"], 8.0)
+
+    def test_the_loss_falls(self):
+        self.train("run", "--steps", "60", "--lr", "5e-3")
+        losses = self.losses("run")
+        self.assertLess(losses[-1], losses[0] - 1.5)
+        self.assertLess(self.metrics("run")[-1]["held_out_loss"], losses[0] - 1.5)
+
+    def test_any_number_of_ranks_takes_the_same_steps(self):
+        self.train("1", "--steps", "10")
+        alone = self.metrics("1")
+        # Six sequences: three ranks have two each, four ranks one or two, seven ranks one or none.
+        for ranks, micro_batch in ((2, 2), (3, 1), (4, 1), (7, 0)):
+            out = f"{ranks}-{micro_batch}"
+            self.train(out, "--steps", "10", "--micro-batch", micro_batch, ranks=ranks)
+            for one, many in zip(alone, self.metrics(out), strict=True):
+                self.assertAlmostEqual(one["loss"], many["loss"], delta=1e-3)
+                self.assertAlmostEqual(one["gradient_norm"], many["gradient_norm"], delta=1e-3)
+            self.assertAlmostEqual(alone[-1]["held_out_loss"], self.metrics(out)[-1]["held_out_loss"], delta=1e-3)
+
+    def test_two_runs_are_equal_to_the_last_bit(self):
+        for out in ("a", "b"):
+            self.train(out, "--steps", "8", ranks=2)
+        self.assertEqual(self.losses("a"), self.losses("b"))
+
+    def test_both_masters_of_bf16_give_the_same_bits(self):
+        for master in ("remainder", "fp32"):
+            self.train(master, "--steps", "8", "--dtype", "bf16", "--master", master, ranks=2)
+        self.assertEqual(self.losses("remainder"), self.losses("fp32"))
+        self.assertGreater(self.inspect("fp32")["memory"][0]["master"],
+                           self.inspect("remainder")["memory"][0]["master"])
+
+    def test_every_rule_and_schedule_runs(self):
+        for number, more in enumerate((["--optimizer", "adamw"], ["--lr-schedule", "wsd"],
+                                       ["--lr-schedule", "constant", "--beta1", "0"],
+                                       ["--beta3", "0.9999", "--alpha-steps", "0"])):
+            said = self.train(str(number), "--steps", "3", *more).stderr
+            self.assertEqual("remembers 10000 steps" in said, "0.9999" in more, said)
+
+    def test_configuration_file_and_arguments(self):
+        config = self.directory / "run.ini"
+        config.write_text(f"text = {self.text}\nsteps = 2\nseed = 3\nout = {self.directory / 'wrong'}\n")
+        self.train("run", "--config", config, "--steps", "4")
+        self.assertEqual(len(self.metrics("run")), 4)
+        self.assertIn('"seed":3', self.inspect("run")["trainer_state"])
+
+    def test_start_says_what_will_run(self):
+        said = self.train("run", "--steps", "2", ranks=2).stderr
+        for part in ("model nano: width 32", "parameters in fp32", "ranks 2", "rule AdEMAMix, lr 0.001",
+                     "ranks 0-1", "step 2/2", "held-out loss"):
+            self.assertIn(part, said)
+        self.assertEqual(said.count("rule AdEMAMix"), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()

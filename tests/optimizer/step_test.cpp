@@ -1,0 +1,148 @@
+// What a step promises beyond the numbers: the same bits whichever way it is taken.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "shardmix/error.hpp"
+#include "support/fixture.hpp"
+
+namespace shardmix {
+namespace {
+
+const AdEMAMix rule{.lr = 1e-2, .alpha_steps = 10, .beta3_steps = 10};
+constexpr std::uint32_t steps = 5;
+
+/// Trains on the ranks of `runtime`, with its gradients written by `write(optimizer, step)`.
+template <class Write>
+auto train(Runtime& runtime, const OptimizerOptions& options, DType dtype, const Write& write) {
+  ShardedOptimizer optimizer(runtime, testing::awkward_parameters(dtype), rule, options);
+  testing::start(optimizer, runtime.rank());
+  std::vector<double> norms;
+  for (std::uint32_t step = 1; step <= steps; ++step) {
+    write(optimizer, step);
+    norms.push_back(optimizer.step().gradient_norm);
+  }
+  optimizer.wait();
+  return std::pair(testing::snapshot(optimizer), norms);
+}
+
+class StepTest : public ::testing::Test {
+ protected:
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  std::uint32_t rank_ = static_cast<std::uint32_t>(runtime_.rank());
+
+  auto plain(DType dtype = fp32, const OptimizerOptions& options = {.bucket_elements = 1024}) {
+    return train(runtime_, options, dtype, [&](ShardedOptimizer& o, std::uint32_t step) {
+      testing::write_gradients(o, step, rank_);
+    });
+  }
+};
+
+TEST_F(StepTest, MarkingInAnyOrderGivesTheSameBits) {
+  const auto expected = plain();
+  std::mt19937 random(rank_);  // another order on every rank
+  const auto marked = train(runtime_, {.bucket_elements = 1024}, fp32,
+                            [&](ShardedOptimizer& o, std::uint32_t step) {
+                              testing::write_gradients(o, step, rank_);
+                              std::vector<std::string> names{"head"};
+                              for (const Parameter& p : o.parameters()) names.push_back(p.name);
+                              std::ranges::shuffle(names, random);
+                              for (const std::string& name : names) o.mark_ready(name);
+                            });
+  EXPECT_EQ(marked, expected);
+}
+
+TEST_F(StepTest, ATiedParameterWaitsForAllItsNames) {
+  const auto expected = plain();
+  const auto late = train(
+      runtime_, {.bucket_elements = 1024}, fp32, [&](ShardedOptimizer& o, std::uint32_t step) {
+        testing::write_gradients(o, step, rank_);
+        const TensorView shared = o.gradient("embedding");
+        const double first = testing::value_of(shared, 0);
+        testing::set_value(shared, 0, 12345.0);  // the other use has not added its part yet
+        o.mark_ready("head");
+        testing::set_value(shared, 0, first);
+        o.mark_ready("embedding");
+      });
+  EXPECT_EQ(late, expected);
+}
+
+TEST_F(StepTest, BucketSizeAndThreadsChangeNothing) {
+  const auto expected = plain();
+  EXPECT_EQ(plain(fp32, {.bucket_elements = 256}), expected);
+  EXPECT_EQ(plain(fp32, {.bucket_elements = 1 << 20}), expected);
+  Runtime threaded = adopt(MPI_COMM_WORLD, {.threads = 3});
+  const auto with_threads = train(
+      threaded, {.bucket_elements = 1024}, fp32,
+      [&](ShardedOptimizer& o, std::uint32_t step) { testing::write_gradients(o, step, rank_); });
+  EXPECT_EQ(with_threads, expected);
+}
+
+TEST_F(StepTest, RemainderAndFullMasterGiveTheSameBits) {
+  EXPECT_EQ(plain(bf16, {.master = Master::remainder}), plain(bf16, {.master = Master::full}));
+}
+
+TEST_F(StepTest, OverlapGivesTheSameBits) {
+  EXPECT_EQ(plain(fp32, {.bucket_elements = 1024, .overlap = true}), plain());
+}
+
+TEST_F(StepTest, WaitByNameBringsThatParameter) {
+  ShardedOptimizer optimizer(runtime_, testing::awkward_parameters(), rule,
+                             {.bucket_elements = 256, .overlap = true});
+  testing::start(optimizer, runtime_.rank());
+  testing::write_gradients(optimizer, 1, rank_);
+  optimizer.step();
+  for (const char* name : {"prime", "frozen", "empty", "head"}) optimizer.wait(name);
+  const auto waited = testing::snapshot(optimizer).at("prime");
+  optimizer.wait();
+  EXPECT_EQ(testing::snapshot(optimizer).at("prime"), waited);
+}
+
+/// With a power of two of ranks, the sum over ranks is the sum over as many micro-batches on one
+/// rank only if both are the same tree; the norm is the same in any case. Here every rank's
+/// gradient is equal, so all sums are exact.
+TEST_F(StepTest, EqualGradientsGiveTheSameBitsOnEveryWorldSize) {
+  const auto same = [&](ShardedOptimizer& o, std::uint32_t step) {
+    testing::write_gradients(o, step, 0);
+  };
+  MPI_Comm alone = MPI_COMM_NULL;
+  MPI_Comm_split(MPI_COMM_WORLD, runtime_.rank(), 0, &alone);
+  {
+    Runtime single = adopt(alone, {.threads = 1});
+    const auto [expected, norms] = train(single, {.bucket_elements = 1024}, fp32, same);
+    const auto [found, found_norms] = train(runtime_, {.bucket_elements = 1024}, fp32, same);
+    if (runtime_.size() != 3) {  // a third isn't exact
+      EXPECT_EQ(found, expected);
+      EXPECT_EQ(found_norms, norms);
+    }
+  }
+  MPI_Comm_free(&alone);
+}
+
+TEST_F(StepTest, SwitchingKeepsTheStateAndStartsM2) {
+  ShardedOptimizer optimizer(runtime_, testing::awkward_parameters(), AdamW{.lr = 1e-2});
+  testing::start(optimizer, runtime_.rank());
+  for (std::uint32_t step = 1; step <= 3; ++step) {
+    testing::write_gradients(optimizer, step, rank_);
+    optimizer.step();
+  }
+  EXPECT_EQ(optimizer.clocks(), (Clocks{.step = 3, .updates = 3, .slow_step = 0}));
+  const auto before = testing::snapshot(optimizer);
+  EXPECT_EQ(optimizer.memory().m2, 0);
+  optimizer.switch_rule(rule);
+  EXPECT_EQ(testing::snapshot(optimizer), before);
+  EXPECT_EQ(optimizer.memory().m2, optimizer.memory().m1);
+  testing::write_gradients(optimizer, 4, rank_);
+  const StepReport report = optimizer.step();
+  EXPECT_EQ(report.alpha, rule.alpha_at(1));
+  EXPECT_EQ(optimizer.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 1}));
+
+  optimizer.switch_rule(AdEMAMix{.beta1 = 0.0});
+  EXPECT_EQ(optimizer.memory().m1, 0);
+  EXPECT_THROW(optimizer.switch_rule(AdamW{}), ConfigError);
+}
+
+}  // namespace
+}  // namespace shardmix

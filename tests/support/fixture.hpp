@@ -1,0 +1,93 @@
+#pragma once
+
+/// A model of awkward shapes, its gradients, and an oracle that trains it whole on every rank.
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "math/bfloat16.hpp"
+#include "math/philox.hpp"
+#include "shardmix/mpi.hpp"
+#include "shardmix/optimizer.hpp"
+#include "support/reference.hpp"
+
+namespace shardmix::testing {
+
+/// Scalars, empty, prime, tied and frozen parameters, two groups; all of `dtype` but one.
+inline Parameters awkward_parameters(DType dtype = fp32) {
+  Parameters parameters;
+  parameters.add("scalar", {}, dtype, {.weight_decay = 0.0});
+  parameters.add("empty", {0, 5}, dtype);
+  parameters.add("prime", {7919}, dtype);
+  parameters.add("frozen", {300}, dtype, {.trainable = false});
+  parameters.add("matrix", {33, 65}, dtype, {.lr_scale = 0.5});
+  parameters.add("norm", {257}, fp32, {.weight_decay = 0.0});
+  parameters.add("embedding", {64, 100}, dtype);
+  parameters.tie("head", "embedding");
+  return parameters;
+}
+
+/// A number in [-1, 1) that depends on its arguments alone.
+inline double noise(std::uint32_t stream, std::uint32_t step, std::uint32_t parameter,
+                    std::uint32_t element) {
+  return static_cast<double>(math::philox4x32({element, parameter, step, stream}, {17, 4})[0]) /
+             2147483648.0 -
+         1.0;
+}
+
+inline double value_of(const TensorView& view, std::int64_t i) {
+  return view.dtype == fp32
+             ? view.as<float>()[static_cast<std::size_t>(i)]
+             : math::float_from_bf16(view.as<std::uint16_t>()[static_cast<std::size_t>(i)]);
+}
+
+inline void set_value(const TensorView& view, std::int64_t i, double value) {
+  if (view.dtype == fp32) {
+    view.as<float>()[static_cast<std::size_t>(i)] = static_cast<float>(value);
+  } else {
+    view.as<std::uint16_t>()[static_cast<std::size_t>(i)] =
+        math::bf16_from_float(static_cast<float>(value));
+  }
+}
+
+/// All values of all parameters, as they are in the buffers: for comparing bits.
+inline std::map<std::string, std::vector<double>> snapshot(ShardedOptimizer& optimizer) {
+  std::map<std::string, std::vector<double>> values;
+  for (const Parameter& p : optimizer.parameters()) {
+    const TensorView view = optimizer.parameter(p.name);
+    for (std::int64_t i = 0; i < view.elements; ++i) values[p.name].push_back(value_of(view, i));
+  }
+  return values;
+}
+
+inline void start(ShardedOptimizer& optimizer, int rank = 0) {
+  std::uint32_t number = 0;
+  for (const Parameter& p : optimizer.parameters()) {
+    const TensorView view = optimizer.parameter(p.name);
+    for (std::int64_t i = 0; i < view.elements; ++i) {
+      // Other ranks hold something else until rank 0's values reach them.
+      set_value(view, i, rank + noise(1, 0, number, static_cast<std::uint32_t>(i)));
+    }
+    ++number;
+  }
+  optimizer.broadcast_parameters();
+}
+
+/// Writes the gradient of slot `slot` (a rank's micro-batch) in step `step`.
+inline void write_gradients(ShardedOptimizer& optimizer, std::uint32_t step, std::uint32_t slot,
+                            double scale = 1.0) {
+  std::uint32_t number = 0;
+  for (const Parameter& p : optimizer.parameters()) {
+    ++number;
+    if (!p.group.trainable) continue;
+    const TensorView view = optimizer.gradient(p.name);
+    for (std::int64_t i = 0; i < view.elements; ++i) {
+      set_value(view, i, scale * noise(100 + slot, step, number, static_cast<std::uint32_t>(i)));
+    }
+  }
+}
+
+}  // namespace shardmix::testing
