@@ -35,6 +35,9 @@ struct OptimizerOptions {
   Master master = Master::remainder;
   std::int64_t bucket_elements = std::int64_t{1}
                                  << 22;  ///< most elements of a bucket, a multiple of 256
+  /// Micro-batches of a step, to allocate room for their partial sums: their sum is a fixed binary
+  /// tree. More of them only take that memory when they come. 1 and 2 need none.
+  std::int64_t micro_batches = 1;
   /// False: step() returns when all new parameters are there. True: they may still be on their way,
   /// and wait(name) must come before a parameter is read.
   bool overlap = false;

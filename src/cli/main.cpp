@@ -12,7 +12,7 @@ namespace shardmix::cli {
 namespace {
 
 std::string version_text() {
-  return fmt::format("shardmix {}\n{}, trainer {}\n", version(), build_description(),
+  return fmt::format("{}, trainer {}\n", build_description(),
                      train::trainer_available() ? "ON" : "OFF");
 }
 

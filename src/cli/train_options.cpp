@@ -16,14 +16,14 @@ OptionGroup run_options(TrainOptions& o) {
           text("text", "FILE", "the text to train on: any file, read as bytes; required", o.text),
           text("out", "DIR", "the run's directory: checkpoints and metrics.jsonl", o.out),
           text("resume", "auto|none|PATH",
-               "auto: from the newest checkpoint in --out, if there is one; none: from the start; "
-               "PATH: "
-               "from this checkpoint, which another rule may have written",
+               "auto: from the newest checkpoint in --out, if there is one; none: from the "
+               "start; PATH: from this checkpoint, which another rule may have written",
                o.resume),
           number("steps", "N", "optimizer steps of the whole run", o.steps),
           number("batch", "N", "sequences of a step, over all ranks", o.batch),
           number("micro-batch", "N",
-                 "most sequences that a rank computes at once; 0: all of its part", o.micro_batch),
+                 "most sequences that a rank computes at once; 0: all of its part", o.micro_batch,
+                 "a quarter of the batch: 1, 2 and 4 ranks then add the same sums"),
           number("seed", "N", "of the initial values and the choice of sequences", o.seed),
       }};
 }
@@ -79,7 +79,7 @@ OptionGroup lr_options(TrainOptions& o) {
       .title = "The learning rate",
       .options = {
           number("lr", "X", "the peak", r.lr,
-                 "the model's: nano and 110m 1e-3, 330m 5e-4, 1.3b 3e-4"),
+                 "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4"),
           choice("lr-schedule", "its shape after the warm-up", r.lr_shape,
                  {{"cosine", Shape::cosine}, {"constant", Shape::constant}, {"wsd", Shape::wsd}}),
           number("final-lr", "X", "at the last step of cosine and wsd", r.final_lr, "lr / 100"),

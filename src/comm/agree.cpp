@@ -64,18 +64,21 @@ void agreed(Collectives& collectives, const std::function<void()>& local) {
     if (own.kind != Kind::none) raise(own.kind, own.message);
     return;
   }
-  std::array<std::int64_t, 1> first{own.kind == Kind::none ? collectives.size()
-                                                           : collectives.rank()};
-  collectives.all_reduce_min(first);
-  if (first[0] == collectives.size()) return;
-  const int root = static_cast<int>(first[0]);
+  const bool failed = own.kind != Kind::none;
+  std::array<std::int64_t, 2> least{failed ? collectives.rank() : collectives.size(),
+                                    failed ? 1 : 0};
+  collectives.all_reduce_min(least);
+  if (least[0] == collectives.size()) return;
+  const int root = static_cast<int>(least[0]);
+  const bool all_failed = least[1] == 1;
   std::array<std::int64_t, 2> header{static_cast<std::int64_t>(own.kind),
                                      static_cast<std::int64_t>(own.message.size())};
   collectives.broadcast(std::as_writable_bytes(std::span(header)), root);
   std::string message = own.message;
   message.resize(static_cast<std::size_t>(header[1]));
   collectives.broadcast(std::as_writable_bytes(std::span(message)), root);
-  raise(static_cast<Kind>(header[0]), fmt::format("rank {}: {}", root, message));
+  raise(static_cast<Kind>(header[0]),
+        all_failed ? message : fmt::format("rank {}: {}", root, message));
 }
 
 }  // namespace shardmix::comm

@@ -7,8 +7,8 @@
 namespace shardmix::comm {
 
 /// Runs `local` on every rank. If it threw on any, all ranks throw the error of the first that
-/// failed, of the same type where that is one of shardmix's, with its rank in front: so none goes
-/// on to wait for the others.
+/// failed, of the same type where that is one of shardmix's, with its rank in front (unless all
+/// failed): so none goes on to wait for the others.
 void agreed(Collectives& collectives, const std::function<void()>& local);
 
 }  // namespace shardmix::comm

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <numeric>
 
 #include "comm/abort.hpp"
@@ -44,6 +45,16 @@ void in_chunks(std::byte* data, std::int64_t bytes, const Call& call) {
 class Messages {
  public:
   explicit Messages(MPI_Comm communicator) : communicator_(communicator) {}
+  Messages(const Messages&) = delete;
+  Messages& operator=(const Messages&) = delete;
+
+  /// MPI may use the memory until they are done. Not while an exception ends this rank: a peer may
+  /// be gone.
+  ~Messages() {
+    if (!requests_.empty() && std::uncaught_exceptions() == 0) {
+      MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
+    }
+  }
 
   void send(std::byte* data, std::int64_t bytes, int to) {
     in_chunks(data, bytes, [&](std::byte* chunk, int count) {

@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <string>
 
 #include "device/kernels.hpp"
@@ -49,10 +50,11 @@ __device__ float sum_tree(const void* const* sources, int count, std::int64_t i)
   return sum;
 }
 
-/// A warp a block: lane c holds column c.
+/// A warp a block: lane c holds column c. The addresses of the partial sums follow those of the
+/// sources.
 template <class T>
-__global__ void reduce_kernel(const void* const* sources, int count, std::int64_t blocks, bool add,
-                              float* sum, double* block_squares) {
+__global__ void reduce_kernel(const void* const* sources, int count, int partials,
+                              std::int64_t blocks, float* sum, double* block_squares) {
   const int column = threadIdx.x % 32;
   const std::int64_t block =
       (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
@@ -61,8 +63,10 @@ __global__ void reduce_kernel(const void* const* sources, int count, std::int64_
   bool usable = true;
   for (int r = 0; r < block_rows; ++r) {
     const std::int64_t i = block * block_elements + r * block_columns + column;
-    const float total = sum_tree<T>(sources, count, i);
-    rows[r] = add ? sum[i] + total : total;
+    float total = sum_tree<T>(sources, count, i);
+    for (int p = partials; p-- > 0;)
+      total = static_cast<const float*>(sources[count + p])[i] + total;
+    rows[r] = total;
     sum[i] = rows[r];
     usable &= math::is_usable(rows[r]);
   }
@@ -94,7 +98,8 @@ class CudaDevice final : public Device {
     name_ = properties.name;
     resident_blocks_ = properties.multiProcessorCount *
                        (properties.maxThreadsPerMultiProcessor / threads_per_block);
-    check(cudaMallocManaged(&sources_, largest_group * sizeof(void*)), "cudaMallocManaged");
+    check(cudaMallocManaged(&sources_, (largest_group + most_partials) * sizeof(void*)),
+          "cudaMallocManaged");
   }
 
   ~CudaDevice() override { cudaFree(sources_); }
@@ -113,14 +118,16 @@ class CudaDevice final : public Device {
     if (task.elements == 0) return;
     if (task.sources.size() > largest_group)
       throw DeviceError("the CUDA reduction takes at most 65536 ranks");
-    for (std::size_t r = 0; r < task.sources.size(); ++r) sources_[r] = task.sources[r];
+    const void** next = std::ranges::copy(task.sources, sources_).out;
+    std::ranges::copy(task.partials, next);
     const std::int64_t blocks = task.elements / block_elements;
     const auto grid =
         static_cast<unsigned>((blocks * 32 + threads_per_block - 1) / threads_per_block);
     const auto kernel =
         task.dtype == DType::fp32 ? &reduce_kernel<float> : &reduce_kernel<std::uint16_t>;
     launch(kernel, grid, const_cast<const void* const*>(sources_),
-           static_cast<int>(task.sources.size()), blocks, task.add, task.sum, task.block_squares);
+           static_cast<int>(task.sources.size()), static_cast<int>(task.partials.size()), blocks,
+           task.sum, task.block_squares);
   }
 
   void update(const UpdateTask& task) override {
@@ -140,6 +147,7 @@ class CudaDevice final : public Device {
 
  private:
   static constexpr std::size_t largest_group = 65536;
+  static constexpr std::size_t most_partials = 64;  // 2^64 micro-batches
 
   template <class... Parameters, class... Arguments>
   void launch(void (*kernel)(Parameters...), unsigned grid, const Arguments&... arguments) {

@@ -23,13 +23,13 @@ enum class WeightStorage : std::uint8_t {
   bf16_remainder,    ///< bf16 parameter and the 16 bits it lacks
 };
 
-/// sum[i] (+)= the sum of sources[r][i] over r, in fp32 and in the order of a fixed binary tree
-/// over r.
+/// sum[i] = the sum of sources[r][i] over r, in fp32 and in the order of a fixed binary tree over
+/// r; then the partial sums are added to it from the left, the last one first.
 struct ReduceTask {
   std::span<const void* const> sources;
   DType dtype = DType::fp32;  ///< of the sources
   std::int64_t elements = 0;
-  bool add = false;  ///< to what `sum` holds; otherwise overwrite it
+  std::span<const float* const> partials = {};  ///< of earlier micro-batches; may include `sum`
   float* sum = nullptr;
   double* block_squares =
       nullptr;  ///< per block: the sum of sum[i]^2, or infinity if any isn't usable

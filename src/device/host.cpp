@@ -73,10 +73,14 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
   for (std::int64_t block = begin; block < end; block += block_elements) {
     alignas(64) float total[block_elements];
     sum_tree<T>(task.sources.data(), static_cast<int>(task.sources.size()), block, total);
+    for (auto partial = task.partials.rbegin(); partial != task.partials.rend(); ++partial) {
+      const float* left = *partial + block;
+      for (std::int64_t i = 0; i < block_elements; ++i) total[i] = left[i] + total[i];
+    }
     float* sum = task.sum + block;
     bool usable = true;
     for (std::int64_t i = 0; i < block_elements; ++i) {
-      sum[i] = task.add ? sum[i] + total[i] : total[i];
+      sum[i] = total[i];
       usable &= math::is_usable(sum[i]);
     }
     task.block_squares[block / block_elements] =

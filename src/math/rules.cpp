@@ -30,8 +30,8 @@ void validate_common(const R& rule, std::string_view name) {
   rule.lr.validate(fmt::format("lr of {}", name));
   require(is_beta(rule.beta1), name, "beta1", "at least 0 and below 1", rule.beta1);
   require(is_beta(rule.beta2), name, "beta2", "at least 0 and below 1", rule.beta2);
-  require(std::isfinite(rule.eps) && rule.eps > 0.0, name, "eps", "above 0", rule.eps);
-  require(is_finite_at_least(rule.weight_decay, 0.0), name, "weight_decay", "at least 0",
+  require(std::isfinite(rule.eps) && rule.eps > 0.0, name, "eps", "above 0 and finite", rule.eps);
+  require(is_finite_at_least(rule.weight_decay, 0.0), name, "weight_decay", "at least 0 and finite",
           rule.weight_decay);
 }
 
@@ -77,7 +77,8 @@ void validate(const Rule& rule) {
   std::visit([&](const auto& r) { validate_common(r, name_of(rule)); }, rule);
   if (const auto* r = std::get_if<AdEMAMix>(&rule)) {
     require(is_beta(r->beta3), "ademamix", "beta3", "at least 0 and below 1", r->beta3);
-    require(is_finite_at_least(r->alpha, 0.0), "ademamix", "alpha", "at least 0", r->alpha);
+    require(is_finite_at_least(r->alpha, 0.0), "ademamix", "alpha", "at least 0 and finite",
+            r->alpha);
     for (const auto& [name, steps] :
          {std::pair{"alpha_steps", r->alpha_steps}, {"beta3_steps", r->beta3_steps}}) {
       const auto found = static_cast<double>(steps.value_or(0));

@@ -1,4 +1,5 @@
 #include "layout/layout.hpp"
+#include "optimizer/sharded_state.hpp"
 #include "shardmix/optimizer.hpp"
 
 namespace shardmix {
@@ -11,7 +12,8 @@ MemoryReport plan_memory(const Parameters& parameters, const Rule& rule, int ran
   const std::int64_t fp32_shard = 4 * shard.elements;
   return {.parameter = layout.parameter_bytes(),
           .gradient = layout.gradient_bytes(),
-          .reduced_gradient = fp32_shard,
+          .reduced_gradient =
+              static_cast<std::int64_t>(optimizer::levels_for(options.micro_batches)) * fp32_shard,
           .master = (options.master == Master::full ? 4 : 2) * shard.bf16_elements,
           .m1 = states.m1 ? fp32_shard : 0,
           .m2 = states.m2 ? fp32_shard : 0,

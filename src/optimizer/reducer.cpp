@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 
 #include "device/kernels.hpp"
@@ -56,6 +57,7 @@ void Reducer::finish_micro_batch(bool last) {
   while (next_ > 0) begin_next();
   while (!under_way_.empty()) finish_oldest();
   ++micro_batches_;
+  if (last) join_partials();
   step_begun_ = !last;
   begin_micro_batch();
 }
@@ -73,23 +75,50 @@ void Reducer::begin_next() {
 void Reducer::finish_oldest() {
   const UnderWay oldest = std::move(under_way_.front());
   under_way_.pop_front();
-  const std::size_t b = oldest.bucket;
-  const std::int64_t elements = state_.shard().slices[b].range.size();
+  // A binary counter: with every 1 at the low end of the count a subtree is complete, and is
+  // joined.
+  const auto before = static_cast<std::uint64_t>(micro_batches_);
+  const auto held = static_cast<std::size_t>(std::popcount(before));
+  const auto joined = static_cast<std::size_t>(std::countr_one(before));
+  reduce(oldest.bucket, oldest.reduction->sources(), state_.layout().buckets()[oldest.bucket].dtype,
+         held - joined, held);
+}
+
+/// Adds the partial sums of levels [begin, end) to the sum of `sources`; the result is level
+/// `begin`.
+void Reducer::reduce(std::size_t bucket, std::span<const void* const> sources, DType dtype,
+                     std::size_t begin, std::size_t end) {
+  state_.reserve_levels(begin + 1);
+  std::vector<const float*> partials;
+  for (std::size_t level = begin; level < end; ++level)
+    partials.push_back(state_.reduced_gradient(bucket, level));
+  const std::int64_t elements = state_.shard().slices[bucket].range.size();
   auto* block_squares = block_squares_.as<double>();
-  device_.reduce({.sources = oldest.reduction->sources(),
-                  .dtype = state_.layout().buckets()[b].dtype,
+  device_.reduce({.sources = sources,
+                  .dtype = dtype,
                   .elements = elements,
-                  .add = micro_batches_ > 0,
-                  .sum = state_.reduced_gradient(b),
+                  .partials = partials,
+                  .sum = state_.reduced_gradient(bucket, begin),
                   .block_squares = block_squares});
-  squares_[b] = {};
-  usable_[b] = true;
+  squares_[bucket] = {};
+  usable_[bucket] = true;
   for (std::int64_t block = 0; block < elements / math::block_elements; ++block) {
     if (std::isfinite(block_squares[block])) {
-      squares_[b].add(block_squares[block]);
+      squares_[bucket].add(block_squares[block]);
     } else {
-      usable_[b] = false;
+      usable_[bucket] = false;
     }
+  }
+}
+
+/// Joins what is left on several levels, where the number of micro-batches is no power of two.
+void Reducer::join_partials() {
+  const auto held =
+      static_cast<std::size_t>(std::popcount(static_cast<std::uint64_t>(micro_batches_)));
+  if (held == 1) return;
+  for (std::size_t bucket = 0; bucket < squares_.size(); ++bucket) {
+    const std::array<const void*, 1> top{state_.reduced_gradient(bucket, held - 1)};
+    reduce(bucket, top, DType::fp32, 0, held - 1);
   }
 }
 

@@ -54,6 +54,9 @@ class Reducer {
   void begin_micro_batch();
   void begin_next();
   void finish_oldest();
+  void reduce(std::size_t bucket, std::span<const void* const> sources, DType dtype,
+              std::size_t begin, std::size_t end);
+  void join_partials();
 
   comm::Collectives& collectives_;
   device::Device& device_;

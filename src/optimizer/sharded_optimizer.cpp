@@ -39,7 +39,7 @@ void require_same_everywhere(comm::Collectives& collectives, const Parameters& p
   }
   std::vector<std::int64_t> least;
   for (const Parameter& p : parameters) least.push_back(hash_of(describe(p)));
-  least.push_back(hash_of(fmt::format("{} {} {}", options.clip_norm,
+  least.push_back(hash_of(fmt::format("{} {} {} {}", options.clip_norm, options.micro_batches,
                                       static_cast<int>(options.master), options.bucket_elements)));
   std::vector<std::int64_t> largest = least;
   collectives.all_reduce_min(least);
@@ -63,6 +63,10 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
     if (!(options.clip_norm >= 0.0)) {
       throw ConfigError(fmt::format("clip_norm must be above 0, or 0 for no clipping, but is {}",
                                     options.clip_norm));
+    }
+    if (options.micro_batches < 1) {
+      throw ConfigError(
+          fmt::format("micro_batches must be at least 1, but is {}", options.micro_batches));
     }
   });
   require_same_everywhere(collectives, parameters, options);

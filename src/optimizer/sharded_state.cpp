@@ -1,6 +1,7 @@
 #include "optimizer/sharded_state.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "device/kernels.hpp"
@@ -22,9 +23,25 @@ ShardedState::ShardedState(device::Device& device, const Parameters& parameters,
       states_{.m1 = false, .m2 = false, .v = false},
       parameters_(device, layout_.parameter_bytes()),
       gradients_(device, layout_.gradient_bytes()),
-      reduced_(device, 4 * shard_.elements),
       master_(device, (options.master == Master::full ? 4 : 2) * shard_.bf16_elements) {
+  reserve_levels(levels_for(options.micro_batches));
   set_states(states);
+}
+
+std::size_t levels_for(std::int64_t micro_batches) noexcept {
+  std::size_t most = 1;
+  for (std::int64_t n = 1; n < micro_batches; ++n) {
+    // Micro-batch n + 1 goes on top of the partial sums of n, less those that it completes a
+    // subtree with.
+    const auto held = static_cast<std::uint64_t>(n);
+    most =
+        std::max(most, static_cast<std::size_t>(std::popcount(held) - std::countr_one(held)) + 1);
+  }
+  return most;
+}
+
+void ShardedState::reserve_levels(std::size_t count) {
+  while (reduced_.size() < count) reduced_.emplace_back(device_, 4 * shard_.elements);
 }
 
 bool ShardedState::has(State state) const noexcept {
@@ -60,8 +77,8 @@ std::byte* ShardedState::gradient_at(std::int64_t element) const noexcept {
   return gradients_.data() + layout_.byte_offset(element);
 }
 
-float* ShardedState::reduced_gradient(std::size_t bucket) const noexcept {
-  return reduced_.as<float>() + shard_.slices[bucket].shard_begin;
+float* ShardedState::reduced_gradient(std::size_t bucket, std::size_t level) const noexcept {
+  return reduced_[level].as<float>() + shard_.slices[bucket].shard_begin;
 }
 
 comm::SlicedBucket ShardedState::sliced(const device::Buffer& buffer, std::size_t bucket) const {
@@ -96,7 +113,7 @@ device::UpdateTask ShardedState::update_task(std::size_t bucket, Range range) co
   return {.kernel = {},
           .storage = storage,
           .elements = range.size(),
-          .gradient = reduced_.as<float>() + i,
+          .gradient = reduced_[0].as<float>() + i,
           .parameter = parameter_at(range.begin),
           .master = storage == WeightStorage::fp32
                         ? nullptr
@@ -160,7 +177,7 @@ void ShardedState::write(State state, std::size_t bucket, Range range,
 MemoryReport ShardedState::memory() const noexcept {
   return {.parameter = parameters_.bytes(),
           .gradient = gradients_.bytes(),
-          .reduced_gradient = reduced_.bytes(),
+          .reduced_gradient = std::ssize(reduced_) * 4 * shard_.elements,
           .master = master_.bytes(),
           .m1 = m1_.bytes(),
           .m2 = m2_.bytes(),

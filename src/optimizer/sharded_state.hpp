@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "comm/collectives.hpp"
 #include "device/device.hpp"
@@ -23,6 +24,11 @@ inline constexpr std::array all_states{State::master, State::m1, State::m2, Stat
   return names[static_cast<std::size_t>(state)];
 }
 
+/// Levels of partial sums that a step of `micro_batches` needs. The sum over micro-batches is a
+/// fixed binary tree, built as a binary counter: after n of them one partial sum is held for each 1
+/// among n's binary digits.
+[[nodiscard]] std::size_t levels_for(std::int64_t micro_batches) noexcept;
+
 class ShardedState {
  public:
   ShardedState(device::Device& device, const Parameters& parameters, const RuleStates& states,
@@ -38,8 +44,11 @@ class ShardedState {
 
   [[nodiscard]] std::byte* parameter_at(std::int64_t element) const noexcept;
   [[nodiscard]] std::byte* gradient_at(std::int64_t element) const noexcept;
-  /// The fp32 sum of the ranks' gradients over slice `bucket` of the shard.
-  [[nodiscard]] float* reduced_gradient(std::size_t bucket) const noexcept;
+  /// The fp32 sum of the ranks' gradients over slice `bucket` of the shard; levels above 0 hold
+  /// partial sums of micro-batches.
+  [[nodiscard]] float* reduced_gradient(std::size_t bucket, std::size_t level = 0) const noexcept;
+  /// Allocates the levels below `count` that aren't there yet.
+  void reserve_levels(std::size_t count);
 
   /// A bucket of the parameter or gradient buffer, cut for the ranks.
   [[nodiscard]] comm::SlicedBucket sliced_parameters(std::size_t bucket) const;
@@ -73,7 +82,7 @@ class ShardedState {
   RuleStates states_;
   device::Buffer parameters_;
   device::Buffer gradients_;
-  device::Buffer reduced_;
+  std::vector<device::Buffer> reduced_;  ///< by level
   device::Buffer master_;
   device::Buffer m1_;
   device::Buffer m2_;

@@ -1,9 +1,12 @@
 #pragma once
 
-/// Who computes which sequences of a step: the global batch is cut into ranks, and a rank's part
-/// into micro-batches. Pure arithmetic.
+/// Who computes which sequences of a step. The global batch is cut into slots, one for each
+/// micro-batch of each rank; the optimizer adds the slots' gradients as a fixed binary tree, so
+/// that any number of ranks that makes the same slots (1, 2 and 4, with as many micro-batches as
+/// that takes) gets the same bits. Pure arithmetic.
 
 #include <cstdint>
+#include <optional>
 
 namespace shardmix::train {
 
@@ -23,7 +26,8 @@ struct SequenceRange {
 
 struct BatchPlan {
   std::int64_t batch = 0;  ///< sequences of a step over all ranks
-  SequenceRange local;     ///< this rank's
+  int rank = 0;
+  int ranks = 1;
   std::int64_t micro_batches =
       1;  ///< the same number on every rank: the reduction of each is collective
   /// Factor on the sum of the local sequences' losses before backward. The optimizer takes the mean
@@ -31,12 +35,13 @@ struct BatchPlan {
   /// the global batch.
   double loss_scale = 1.0;
 
-  /// Sequences of micro-batch `index`, possibly none.
+  /// Sequences of micro-batch `index` of this rank, possibly none: slot index * ranks + rank.
   [[nodiscard]] SequenceRange micro_batch(std::int64_t index) const noexcept;
 };
 
-/// `micro_batch`: most sequences that a rank computes at once; 0: all of its part.
-[[nodiscard]] BatchPlan plan_batch(std::int64_t batch, std::int64_t micro_batch, int rank,
-                                   int ranks) noexcept;
+/// `micro_batch`: most sequences that a rank computes at once; 0: all of its part; unset: a quarter
+/// of the batch.
+[[nodiscard]] BatchPlan plan_batch(std::int64_t batch, std::optional<std::int64_t> micro_batch,
+                                   int rank, int ranks) noexcept;
 
 }  // namespace shardmix::train

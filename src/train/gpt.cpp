@@ -3,18 +3,19 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <dlfcn.h>
-#include <fmt/format.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
-#include <cmath>
-#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "shardmix/error.hpp"
+#include "train/gpt_forward.hpp"
+
+// No fmt here: some LibTorch packages carry headers of another version of it than the one that is
+// linked.
 
 namespace shardmix::train {
 namespace {
@@ -76,21 +77,29 @@ void mark_when_accumulated(Leaf& leaf, const Parameter& parameter, ShardedOptimi
   leaf.accumulator->add_post_hook(std::make_unique<MarkReady>(optimizer, std::move(names)));
 }
 
+/// A function of whatever BLAS the program is linked with; null where it has none of this name.
+template <class Function>
+Function* find_function(const char* name) {
+  return reinterpret_cast<Function*>(::dlsym(RTLD_DEFAULT, name));
+}
+
 void set_threads(int threads) {
-  at::set_num_threads(threads);
-  // OpenBLAS built on its own threads doesn't listen to LibTorch, and would give each rank every
-  // core.
-  if (void* set_blas_threads = ::dlsym(RTLD_DEFAULT, "openblas_set_num_threads")) {
-    reinterpret_cast<void (*)(int)>(set_blas_threads)(threads);
-  }
+  auto* set_blas_threads = find_function<void(int)>("openblas_set_num_threads");
+  auto* blas_parallel = find_function<int()>("openblas_get_parallel");
+  if (set_blas_threads != nullptr) set_blas_threads(threads);
+  // An OpenBLAS with a pool of its own threads (1: neither sequential nor OpenMP's) would share the
+  // cores with OpenMP's, which spin while they wait: two threads were then slower than one. The
+  // matrix products are most of the time, so the threads go to them alone.
+  const bool own_pool =
+      set_blas_threads != nullptr && blas_parallel != nullptr && blas_parallel() == 1;
+  at::set_num_threads(own_pool ? 1 : threads);
 }
 
 void require_device(DeviceKind device) {
   if (device == DeviceKind::cuda && !at::hasCUDA()) {
     throw ConfigError(
         "this LibTorch has no CUDA, so the trainer can't run with --device cuda; use --device "
-        "host, or "
-        "build with a LibTorch that has CUDA (a pip torch, through CMAKE_PREFIX_PATH)");
+        "host, or build with a LibTorch that has CUDA (a pip torch, through CMAKE_PREFIX_PATH)");
   }
 }
 
@@ -100,7 +109,7 @@ auto with_local_errors(Function&& function) {
   try {
     return function();
   } catch (const c10::Error& error) {
-    throw LocalError(fmt::format("LibTorch: {}", error.what_without_backtrace()));
+    throw LocalError(std::string("LibTorch: ") + error.what_without_backtrace());
   }
 }
 
@@ -111,79 +120,13 @@ struct Gpt::Impl {
   at::DeviceType device = at::kCPU;
   std::vector<ModelTensor> tensors;
   std::vector<Leaf> leaves{};
-  at::Tensor causal_mask{};  ///< context x context: 0 where a position may look, else -infinity
-  at::Tensor positions{};    ///< 0 ... context - 1
+  std::vector<at::Tensor> values{};  ///< of the leaves
+  GptConstants constants{};
   bool checked_gradients = false;
 
-  [[nodiscard]] at::Tensor forward(const at::Tensor& tokens) const;
   [[nodiscard]] at::Tensor summed_loss(const TokenWindows& windows) const;
   void require_gradients_in_place() const;
 };
-
-namespace {
-
-/// Hands out a model's tensors in the order in which they were declared: that of the forward pass.
-class LeafReader {
- public:
-  explicit LeafReader(const std::vector<Leaf>& leaves) : leaves_(leaves) {}
-  const at::Tensor& next() { return leaves_[next_++].value; }
-
- private:
-  const std::vector<Leaf>& leaves_;
-  std::size_t next_ = 0;
-};
-
-/// In fp32 whatever the model's dtype: the variance of a bf16 row would lose most of its digits.
-at::Tensor layer_norm(const at::Tensor& x, LeafReader& leaves) {
-  const at::Tensor weight = leaves.next().to(at::kFloat);
-  const at::Tensor bias = leaves.next().to(at::kFloat);
-  return at::layer_norm(x.to(at::kFloat), weight.sizes(), weight, bias).to(x.scalar_type());
-}
-
-at::Tensor linear(const at::Tensor& x, LeafReader& leaves) {
-  const at::Tensor& weight = leaves.next();
-  const at::Tensor& bias = leaves.next();
-  return at::linear(x, weight, bias);
-}
-
-/// `x`: sequences x tokens x width. Spelled out, not fused: the same order of sums on every run.
-at::Tensor attention(const at::Tensor& x, std::int64_t heads, const at::Tensor& mask,
-                     LeafReader& leaves) {
-  const std::int64_t sequences = x.size(0);
-  const std::int64_t tokens = x.size(1);
-  const std::int64_t head_width = x.size(2) / heads;
-  const at::Tensor qkv = linear(x, leaves)
-                             .view({sequences, tokens, 3, heads, head_width})
-                             .permute({2, 0, 3, 1, 4})
-                             .reshape({3, sequences * heads, tokens, head_width});
-  const double scale = 1.0 / std::sqrt(static_cast<double>(head_width));
-  const at::Tensor scores = at::baddbmm(mask, qkv[0], qkv[1].transpose(1, 2), 1.0, scale);
-  const at::Tensor weights = at::softmax(scores, -1, at::kFloat).to(x.scalar_type());
-  const at::Tensor mixed = at::bmm(weights, qkv[2])
-                               .view({sequences, heads, tokens, head_width})
-                               .transpose(1, 2)
-                               .reshape({sequences, tokens, heads * head_width});
-  return linear(mixed, leaves);
-}
-
-at::Tensor mlp(const at::Tensor& x, LeafReader& leaves) {
-  const at::Tensor hidden = at::gelu(linear(x, leaves), "tanh");
-  return linear(hidden, leaves);
-}
-
-}  // namespace
-
-/// Logits of the next token: sequences x context x vocabulary, in fp32.
-at::Tensor Gpt::Impl::forward(const at::Tensor& tokens) const {
-  LeafReader reader(leaves);
-  const at::Tensor& embedding = reader.next();
-  at::Tensor x = at::embedding(embedding, tokens) + at::embedding(reader.next(), positions);
-  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
-    x = x + attention(layer_norm(x, reader), shape.heads, causal_mask, reader);
-    x = x + mlp(layer_norm(x, reader), reader);
-  }
-  return at::linear(layer_norm(x, reader), embedding).to(at::kFloat);
-}
 
 at::Tensor Gpt::Impl::summed_loss(const TokenWindows& windows) const {
   // from_blob takes no pointer to const, but nothing here writes to it.
@@ -191,7 +134,8 @@ at::Tensor Gpt::Impl::summed_loss(const TokenWindows& windows) const {
       at::from_blob(const_cast<std::uint8_t*>(windows.tokens.data()),
                     {windows.sequences, shape.context + 1}, at::TensorOptions().dtype(at::kByte))
           .to(at::TensorOptions().dtype(at::kLong).device(device));
-  const at::Tensor logits = forward(tokens.narrow(1, 0, shape.context));
+  const at::Tensor logits =
+      gpt_logits(shape, values, constants, tokens.narrow(1, 0, shape.context));
   const at::Tensor targets = tokens.narrow(1, 1, shape.context).reshape({-1});
   const at::Tensor total =
       at::cross_entropy_loss(logits.view({-1, ModelShape::vocabulary}), targets,
@@ -203,10 +147,10 @@ at::Tensor Gpt::Impl::summed_loss(const TokenWindows& windows) const {
 void Gpt::Impl::require_gradients_in_place() const {
   for (const Leaf& leaf : leaves) {
     if (leaf.value.grad().data_ptr() != leaf.gradient.data_ptr()) {
-      throw LocalError(fmt::format(
-          "the gradient of '{}' is no longer in the optimizer's buffer: this LibTorch replaces "
-          "gradients instead of adding to them in place, and can't be used",
-          leaf.name));
+      throw LocalError(
+          "the gradient of '" + leaf.name +
+          "' is no longer in the optimizer's buffer: this LibTorch replaces gradients instead of "
+          "adding to them in place, and can't be used");
     }
   }
 }
@@ -222,13 +166,8 @@ Gpt::Gpt(const ModelShape& shape, ShardedOptimizer& optimizer, DeviceKind device
       Leaf& leaf = impl_->leaves.emplace_back(make_leaf(optimizer, parameter, kind));
       if (device == DeviceKind::host) mark_when_accumulated(leaf, parameter, optimizer);
     }
-    const at::Tensor& any = impl_->leaves.front().value;
-    const auto square = {shape.context, shape.context};
-    impl_->causal_mask = at::full(square, -std::numeric_limits<double>::infinity(),
-                                  any.options().requires_grad(false))
-                             .triu(1);
-    impl_->positions =
-        at::arange(shape.context, any.options().dtype(at::kLong).requires_grad(false));
+    for (const Leaf& leaf : impl_->leaves) impl_->values.push_back(leaf.value);
+    impl_->constants = gpt_constants(shape, impl_->values.front().options());
   });
 }
 

@@ -14,7 +14,7 @@ namespace {
 constexpr std::array models{
     NamedModel{.name = "nano",
                .shape = {.width = 128, .heads = 4, .layers = 4, .context = 128},
-               .lr = 1e-3,
+               .lr = 3e-3,
                .clip = 1.0,
                .alpha = 8.0},
     NamedModel{.name = "110m",

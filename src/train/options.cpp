@@ -22,7 +22,7 @@ void require_whole_run(const TrainOptions& options) {
   if (options.batch > std::numeric_limits<std::uint32_t>::max()) {
     throw ConfigError(fmt::format("--batch must be below 2^32, but is {}", options.batch));
   }
-  require_at_least(0, "--micro-batch", options.micro_batch);
+  require_at_least(0, "--micro-batch", options.micro_batch.value_or(0));
   require_at_least(0, "--threads", options.threads);
   require_at_least(0, "--eval-every", options.eval_every);
   require_at_least(0, "--eval-sequences", options.eval_sequences);

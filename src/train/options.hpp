@@ -52,8 +52,10 @@ struct TrainOptions {
   Master master = Master::remainder;  ///< of bf16 alone
 
   std::int64_t steps = 1000;
-  std::int64_t batch = 32;       ///< sequences of a step over all ranks
-  std::int64_t micro_batch = 0;  ///< most sequences that a rank computes at once; 0: its whole part
+  std::int64_t batch = 32;  ///< sequences of a step over all ranks
+  /// Most sequences that a rank computes at once; 0: its whole part; unset: a quarter of the batch,
+  /// so that 1, 2 and 4 ranks add the same sums.
+  std::optional<std::int64_t> micro_batch;
   std::uint64_t seed = 1;
   RuleOptions rule;
 

@@ -84,13 +84,12 @@ std::string beta3_warning(const Rule& rule, std::int64_t steps) {
   const auto* ademamix = std::get_if<AdEMAMix>(&rule);
   if (ademamix == nullptr) return {};
   const double memory = 1.0 / (1.0 - ademamix->beta3);
-  // 1 - beta3 is itself rounded: a beta3 made for exactly this many steps must pass.
-  if (memory <= static_cast<double>(steps) * (1.0 + 1e-9)) return {};
+  const double automatic = beta3_for(steps, ademamix->beta1);
+  if (memory <= static_cast<double>(steps) || ademamix->beta3 <= automatic) return {};
   return fmt::format(
       "beta3 = {} remembers {:.0f} steps, but the run has {}: short runs with so long a memory "
-      "often "
-      "diverge. --beta3 auto would take {:.6g}, a fifth of the run",
-      ademamix->beta3, memory, steps, beta3_for(steps, ademamix->beta1));
+      "often diverge. --beta3 auto would take {:.6g}, a fifth of the run",
+      ademamix->beta3, memory, steps, automatic);
 }
 
 std::string describe(const Rule& rule) {
@@ -101,8 +100,8 @@ std::string describe(const Rule& rule) {
   }
   const auto& r = std::get<AdEMAMix>(rule);
   return fmt::format(
-      "AdEMAMix, {}, beta1 {:g}, beta2 {:g}, beta3 {:.8g}{}, alpha {:g}{}, eps {:g}, weight decay "
-      "{:g}",
+      "AdEMAMix, {}, beta1 {:g}, beta2 {:g}, beta3 {:.8g}{}, alpha {:g}{}, eps {:g}, weight "
+      "decay {:g}",
       describe(r.lr), r.beta1, r.beta2, r.beta3, slow_schedule(r.beta3_steps), r.alpha,
       slow_schedule(r.alpha_steps), r.eps, r.weight_decay);
 }

@@ -27,8 +27,8 @@ void require_equal_texts(comm::Collectives& collectives, std::int64_t bytes, std
   collectives.all_reduce_max(extremes);
   if (extremes[0] != ~extremes[1] || extremes[2] != ~extremes[3]) {
     throw ConfigError(fmt::format(
-        "the ranks see different texts under the name {} (--text), of {} to {} bytes; give "
-        "every machine the same file",
+        "the ranks see different texts under the name {} (--text), of {} to {} bytes; give every "
+        "machine the same file",
         path.string(), ~extremes[1], extremes[0]));
   }
 }

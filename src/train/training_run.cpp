@@ -47,7 +47,9 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
       plan_(plan_batch(options.batch, options.micro_batch, runtime.rank(), runtime.size())),
       data_(collectives_, options),
       optimizer_(runtime, declare_parameters(shape_, options.dtype), rule_of(options),
-                 {.clip_norm = clip_of(options), .master = options.master}),
+                 {.clip_norm = clip_of(options),
+                  .master = options.master,
+                  .micro_batches = plan_.micro_batches}),
       model_(shape_, optimizer_, options.device, runtime.threads()),
       checkpoints_(runtime, options.out, {.keep_last = options.keep_last}),
       state_{.seed = options.seed,
@@ -176,7 +178,7 @@ void TrainingRun::report(const StepMetrics& metrics) {
   };
   const std::int64_t step = metrics.report.step;
   if (metrics.report.skipped) {
-    say(fmt::format("step {} was skipped: {}", step, metrics.report.reason));
+    say(fmt::format("step {}: {}", step, metrics.report.reason));
   }
   if (metrics.held_out_loss) {
     say(fmt::format("step {}: held-out loss {:.4f}", step, *metrics.held_out_loss));

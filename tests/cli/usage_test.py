@@ -29,7 +29,7 @@ class Help(unittest.TestCase):
     def test_version(self):
         result = run("--version")
         self.assertEqual(result.returncode, 0)
-        self.assertRegex(result.stdout, r"^shardmix \d+\.\d+\.\d+\n.*CUDA.*trainer (ON|OFF)\n$")
+        self.assertRegex(result.stdout, r"^shardmix \d+\.\d+\.\d+ \(CUDA.*\), trainer (ON|OFF)\n$")
 
     def test_no_command_is_an_error_that_shows_the_help(self):
         result = run()

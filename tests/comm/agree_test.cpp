@@ -28,6 +28,16 @@ TEST(Agreed, AllRanksThrowWhatOneRankThrew) {
   EXPECT_EQ(one[0], runtime.size());
 }
 
+TEST(Agreed, WhatAllRanksMetNamesNone) {
+  Runtime runtime = adopt(MPI_COMM_WORLD);
+  try {
+    agreed(runtime.impl().collectives(), [] { throw ConfigError("there is no file"); });
+    ADD_FAILURE() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_STREQ(error.what(), "there is no file");
+  }
+}
+
 TEST(Agreed, OfSeveralTheFirstRankSpeaksAndTheTypeIsItsOwn) {
   Runtime runtime = adopt(MPI_COMM_WORLD);
   auto& collectives = runtime.impl().collectives();

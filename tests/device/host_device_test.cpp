@@ -40,12 +40,13 @@ Reduced reduce(Device& device, const std::vector<std::vector<T>>& sources,
                const std::vector<float>* add_to = nullptr) {
   std::vector<const void*> addresses;
   for (const auto& source : sources) addresses.push_back(source.data());
-  Reduced result{add_to != nullptr ? *add_to : std::vector<float>(elements),
-                 std::vector<double>(elements / block)};
+  Reduced result{std::vector<float>(elements), std::vector<double>(elements / block)};
+  std::vector<const float*> partials;
+  if (add_to != nullptr) partials.push_back(add_to->data());
   device.reduce({.sources = addresses,
                  .dtype = sizeof(T) == 4 ? fp32 : bf16,
                  .elements = elements,
-                 .add = add_to != nullptr,
+                 .partials = partials,
                  .sum = result.sum.data(),
                  .block_squares = result.squares.data()});
   return result;

@@ -37,6 +37,30 @@ TEST(Memory, FollowsTheTable) {
   }
 }
 
+/// The tree over micro-batches holds one partial sum for each 1 among the binary digits of their
+/// count.
+TEST(Memory, RoomForPartialSumsIsPlannedAndOthersComeWhenNeeded) {
+  Runtime runtime = adopt(MPI_COMM_WORLD);
+  const Parameters parameters = testing::awkward_parameters();
+  const std::int64_t one =
+      plan_memory(parameters, AdamW{}, runtime.rank(), runtime.size()).reduced_gradient;
+  for (const auto& [micro_batches, levels] :
+       {std::pair{1, 1}, {2, 1}, {3, 2}, {4, 2}, {6, 2}, {7, 3}, {8, 3}, {100, 6}}) {
+    const OptimizerOptions options{.micro_batches = micro_batches};
+    const auto plan = plan_memory(parameters, AdamW{}, runtime.rank(), runtime.size(), options);
+    EXPECT_EQ(plan.reduced_gradient, levels * one) << micro_batches;
+    for (const bool planned : {true, false}) {
+      ShardedOptimizer optimizer(runtime, parameters, AdamW{},
+                                 planned ? options : OptimizerOptions{});
+      optimizer.broadcast_parameters();
+      EXPECT_EQ(optimizer.memory().reduced_gradient, planned ? levels * one : one);
+      for (int i = 1; i < micro_batches; ++i) optimizer.accumulate();
+      optimizer.step();
+      EXPECT_EQ(optimizer.memory().reduced_gradient, levels * one) << micro_batches;
+    }
+  }
+}
+
 TEST(Memory, OfAllRanksAddsUpForAwkwardShapes) {
   Runtime runtime = adopt(MPI_COMM_WORLD);
   for (const DType dtype : {fp32, bf16}) {

@@ -121,8 +121,9 @@ TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
     }
   }
 
-  // Weights are compared through the parameters; bf16 ones to half a unit in their last place. Where the ranks' gradients
-  // nearly cancel, the mean that is left has few right digits, and the rule divides its size out.
+  // Weights are compared through the parameters; bf16 ones to half a unit in their last place.
+  // Where the ranks' gradients nearly cancel, the mean that is left has few right digits, and the
+  // rule divides its size out.
   for (std::size_t p = 0; p < optimizer.parameters().size(); ++p) {
     const TensorView view = optimizer.parameter(optimizer.parameters()[p].name);
     const double tolerance = view.dtype == fp32 ? 2e-6 : 0x1p-8;

@@ -39,17 +39,28 @@ TEST(PartOf, PartsFollowEachOtherAndDifferByOneAtMost) {
   }
 }
 
-TEST(BatchPlan, MicroBatchesOfAllRanksCoverTheBatchOnce) {
+TEST(BatchPlan, SlotsCoverTheBatchOnceInTheirOrder) {
   for (const Case& c : all_cases()) {
+    const std::int64_t count = plan_batch(c.batch, c.micro_batch, 0, c.ranks).micro_batches;
     std::int64_t next = 0;
-    for (int rank = 0; rank < c.ranks; ++rank) {
-      const BatchPlan plan = plan_batch(c.batch, c.micro_batch, rank, c.ranks);
-      for (std::int64_t i = 0; i < plan.micro_batches; ++i) {
-        EXPECT_EQ(plan.micro_batch(i).begin, next);
-        next = plan.micro_batch(i).end;
+    for (std::int64_t i = 0; i < count; ++i) {
+      for (int rank = 0; rank < c.ranks; ++rank) {
+        const SequenceRange slot = plan_batch(c.batch, c.micro_batch, rank, c.ranks).micro_batch(i);
+        EXPECT_EQ(slot.begin, next);
+        next = slot.end;
       }
     }
     EXPECT_EQ(next, c.batch);
+  }
+}
+
+TEST(BatchPlan, OneTwoAndFourRanksMakeTheSameSlotsByDefault) {
+  for (const std::int64_t batch : {4, 7, 8, 32, 33}) {
+    for (const int ranks : {1, 2, 4}) {
+      const BatchPlan plan = plan_batch(batch, std::nullopt, 0, ranks);
+      EXPECT_EQ(plan.micro_batches * ranks, 4) << batch;
+      EXPECT_EQ(plan.loss_scale, 4.0 / static_cast<double>(batch));
+    }
   }
 }
 

@@ -128,7 +128,7 @@ TEST(Beta3For, RemembersAFifthOfTheRunWithinItsBounds) {
 }
 
 TEST(Beta3Warning, SaysMoreOnlyWhereTheMemoryIsLongerThanTheRun) {
-  EXPECT_EQ(beta3_warning(AdEMAMix{.beta3 = 0.9999}, 10'000), "");
+  EXPECT_EQ(beta3_warning(AdEMAMix{.beta3 = 0.9999}, 10'001), "");
   EXPECT_EQ(beta3_warning(AdamW{}, 10), "");
   const std::string warning = beta3_warning(AdEMAMix{.beta3 = 0.9999}, 2000);
   EXPECT_NE(warning.find("10000 steps"), std::string::npos) << warning;
@@ -136,7 +136,7 @@ TEST(Beta3Warning, SaysMoreOnlyWhereTheMemoryIsLongerThanTheRun) {
 }
 
 TEST(Beta3Warning, AutomaticBeta3NeverWarns) {
-  for (const std::int64_t steps : {10, 100, 1000, 4500, 49'999, 256'000}) {
+  for (const std::int64_t steps : {1, 4, 10, 100, 1000, 4500, 49'999, 256'000}) {
     TrainOptions options = good_options();
     options.steps = steps;
     EXPECT_EQ(beta3_warning(rule_of(options), steps), "") << steps;
