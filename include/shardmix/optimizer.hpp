@@ -33,8 +33,9 @@ enum class Master : std::uint8_t {
 struct OptimizerOptions {
   double clip_norm = 0.0;  ///< the global gradient norm is scaled down to this; 0: no clipping
   Master master = Master::remainder;
-  std::int64_t bucket_elements = std::int64_t{1}
-                                 << 22;  ///< most elements of a bucket, a multiple of 256
+  /// Most elements of a bucket, a multiple of 256. Large enough to fill a link, small enough to
+  /// overlap.
+  std::int64_t bucket_elements = 4'194'304;
   /// Micro-batches of a step, to allocate room for their partial sums: their sum is a fixed binary
   /// tree. More of them only take that memory when they come. 1 and 2 need none.
   std::int64_t micro_batches = 1;
@@ -66,13 +67,13 @@ struct TensorView {
 struct StepReport {
   std::int64_t step = 0;  ///< of this step, from 1; skipped ones count
   double lr = 0.0;
-  double alpha = 0.0;          ///< 0 for AdamW
-  double beta3 = 0.0;          ///< 0 for AdamW
-  double gradient_norm = 0.0;  ///< L2 over all trainable parameters, of the mean gradient before
-                               ///< clipping; infinity if skipped
-  double clip_scale = 1.0;     ///< factor applied to the gradient, <= 1
-  bool skipped = false;        ///< true: parameters and state are as they were before the step
-  std::string reason = {};     ///< why it was skipped: which parameter, element and rank
+  double alpha = 0.0;  ///< 0 for AdamW
+  double beta3 = 0.0;  ///< 0 for AdamW
+  /// L2 over all trainable parameters, of the mean gradient before clipping; infinity if skipped.
+  double gradient_norm = 0.0;
+  double clip_scale = 1.0;  ///< factor applied to the gradient, <= 1
+  bool skipped = false;     ///< true: parameters and state are as they were before the step
+  std::string reason = {};  ///< why it was skipped: which parameter, element and rank
 };
 
 /// Bytes that this rank holds.
@@ -99,8 +100,8 @@ struct MemoryReport {
 struct Clocks {
   std::int64_t step = 0;  ///< calls of step(), the skipped ones included: the lr schedule's clock
   std::int64_t updates = 0;  ///< steps that were applied: the clock of the bias corrections
-  std::int64_t slow_step =
-      0;  ///< updates since m2 began: the clock of the alpha and beta3 schedules
+  /// Updates since m2 began: the clock of the alpha and beta3 schedules.
+  std::int64_t slow_step = 0;
 
   bool operator==(const Clocks&) const = default;
 };

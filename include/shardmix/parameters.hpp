@@ -32,9 +32,8 @@ struct Group {
 /// One declared tensor.
 struct Parameter {
   std::string name = {};
-  std::vector<std::int64_t> shape =
-      {};                     ///< empty: a scalar of one element; a 0 anywhere: no elements
-  DType dtype = DType::fp32;  ///< of the parameter and of its gradient
+  std::vector<std::int64_t> shape = {};  ///< empty: a scalar; a 0 anywhere: no elements
+  DType dtype = DType::fp32;             ///< of the parameter and of its gradient
   Group group = {};
   std::vector<std::string> aliases = {};  ///< further names of the same memory (tied weights)
 

@@ -18,8 +18,8 @@ enum class DeviceKind : unsigned char { host, cuda };
 
 struct RuntimeOptions {
   DeviceKind device = DeviceKind::host;
-  int threads =
-      0;  ///< host threads of this rank; 0: its share of the cores that the node's ranks may use
+  /// Host threads of this rank; 0: its share of the cores that the node's ranks may use.
+  int threads = 0;
 };
 
 class Runtime {

@@ -31,8 +31,8 @@ struct ReduceTask {
   std::int64_t elements = 0;
   std::span<const float* const> partials = {};  ///< of earlier micro-batches; may include `sum`
   float* sum = nullptr;
-  double* block_squares =
-      nullptr;  ///< per block: the sum of sum[i]^2, or infinity if any isn't usable
+  /// Per block: the sum of sum[i]^2, or infinity if any isn't usable.
+  double* block_squares = nullptr;
 };
 
 /// One step of the rule on a run of elements that share their scalars.

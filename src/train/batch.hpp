@@ -28,8 +28,8 @@ struct BatchPlan {
   std::int64_t batch = 0;  ///< sequences of a step over all ranks
   int rank = 0;
   int ranks = 1;
-  std::int64_t micro_batches =
-      1;  ///< the same number on every rank: the reduction of each is collective
+  /// The same number on every rank: the reduction of each is collective.
+  std::int64_t micro_batches = 1;
   /// Factor on the sum of the local sequences' losses before backward. The optimizer takes the mean
   /// over ranks and micro-batches, whatever each of them holds; this turns it into the mean over
   /// the global batch.

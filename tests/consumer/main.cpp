@@ -1,4 +1,4 @@
-// The README's example: a linear regression whose gradients each rank computes on data of its own.
+// A whole trainer in one file: a linear regression whose gradients each rank computes itself.
 
 #include <shardmix/shardmix.hpp>
 
