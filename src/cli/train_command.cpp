@@ -1,6 +1,5 @@
 #include <fmt/format.h>
 
-#include <array>
 #include <exception>
 
 #include "cli/commands.hpp"
@@ -29,18 +28,9 @@ void rethrow(const std::exception_ptr& error) {
   if (error) std::rethrow_exception(error);
 }
 
-/// Throws on all ranks where any failed to read its options. Most often all read the same ones and
-/// fail alike; then the rank is not worth a word.
-void agree_on_options(comm::Collectives& collectives, const std::exception_ptr& error) {
-  std::array<std::int64_t, 1> failed{error ? 1 : 0};
-  collectives.all_reduce_sum(std::span<std::int64_t>(failed));
-  if (failed[0] == collectives.size()) rethrow(error);
-  comm::agreed(collectives, [&] { rethrow(error); });
-}
-
 int train_on(Runtime& runtime, const train::TrainOptions& options,
              const std::exception_ptr& option_error) {
-  agree_on_options(runtime.impl().collectives(), option_error);
+  comm::agreed(runtime.impl().collectives(), [&] { rethrow(option_error); });
   return train::train(runtime, options);
 }
 
