@@ -9,8 +9,12 @@ SequenceRange part_of(std::int64_t total, std::int64_t part, std::int64_t parts)
 BatchPlan plan_batch(std::int64_t batch, std::optional<std::int64_t> micro_batch, int rank,
                      int ranks) noexcept {
   const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-  const std::int64_t most = micro_batch.value_or(ceil_div(batch, 4));
-  const std::int64_t micro_batches = most == 0 ? 1 : ceil_div(batch, most * ranks);
+  std::int64_t micro_batches = 1;
+  if (!micro_batch) {
+    micro_batches = ceil_div(4, ranks);
+  } else if (*micro_batch > 0) {
+    micro_batches = ceil_div(batch, *micro_batch * ranks);
+  }
   return {.batch = batch,
           .rank = rank,
           .ranks = ranks,

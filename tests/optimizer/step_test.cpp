@@ -101,15 +101,13 @@ TEST_F(StepTest, WaitByNameBringsThatParameter) {
 /// Slots are ranks or micro-batches: the same slots give the same bits, as long as their number is
 /// the same.
 TEST_F(StepTest, RanksAndMicroBatchesAreTheSameTree) {
+  if (runtime_.size() == 3) GTEST_SKIP() << "threes are another tree than twos";
   MPI_Comm alone = MPI_COMM_NULL;
   MPI_Comm_split(MPI_COMM_WORLD, runtime_.rank(), 0, &alone);
   {
     Runtime single = adopt(alone, {.threads = 1});
     for (const std::uint32_t slots : {4u, 8u, 12u, 24u}) {
       if (slots % static_cast<std::uint32_t>(runtime_.size()) != 0) continue;
-      // Three ranks join threes first: another tree, unless the slots of a micro-batch are a power
-      // of two.
-      if (runtime_.size() == 3) continue;
       const auto over_slots = [&](std::uint32_t rank, std::uint32_t size) {
         return [=](ShardedOptimizer& o, std::uint32_t step) {
           for (std::uint32_t slot = rank; slot < slots; slot += size) {

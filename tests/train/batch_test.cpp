@@ -55,7 +55,7 @@ TEST(BatchPlan, SlotsCoverTheBatchOnceInTheirOrder) {
 }
 
 TEST(BatchPlan, OneTwoAndFourRanksMakeTheSameSlotsByDefault) {
-  for (const std::int64_t batch : {4, 7, 8, 32, 33}) {
+  for (const std::int64_t batch : {1, 2, 4, 5, 6, 7, 8, 9, 32, 33}) {
     for (const int ranks : {1, 2, 4}) {
       const BatchPlan plan = plan_batch(batch, std::nullopt, 0, ranks);
       EXPECT_EQ(plan.micro_batches * ranks, 4) << batch;
