@@ -24,7 +24,7 @@ struct RuleOptions {
   Schedule::Shape lr_shape = Schedule::Shape::cosine;
   std::optional<double> final_lr;      ///< unset: lr / 100, the paper's ratio
   std::optional<std::int64_t> warmup;  ///< unset: a tenth of the steps, 3000 at most
-  std::optional<std::int64_t> decay;   ///< of wsd; unset: a fifth of the steps
+  std::optional<std::int64_t> decay;   ///< of wsd and wsd_sqrt; unset: a fifth of the steps
   double beta1 = 0.9;
   double beta2 = 0.999;
   std::optional<double> beta3;  ///< unset: from the run's length, see beta3_for()

@@ -1,9 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
-#include "shardmix/error.hpp"
 #include "train/options.hpp"
 
 namespace shardmix::train {
@@ -16,35 +14,24 @@ double beta3_with_memory(double steps) {
 }
 
 Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
-  const std::int64_t warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
-  const double final = rule.final_lr.value_or(peak / 100.0);
-  switch (rule.lr_shape) {
-    case Schedule::Shape::constant:
-      return constant(peak, {.warmup = warmup});
-    case Schedule::Shape::wsd:
-      return wsd(peak, {.warmup = warmup,
-                        .steps = steps,
-                        .decay = rule.decay.value_or(steps / 5),
-                        .final = final});
-    case Schedule::Shape::cosine:
-      break;
-  }
-  return cosine(peak, {.warmup = warmup, .steps = steps, .final = final});
+  const ShapeInfo& shape = info_of(rule.lr_shape);
+  Schedule lr = peak;
+  lr.shape = rule.lr_shape;
+  lr.warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
+  lr.steps = steps;
+  if (shape.has_end) lr.final = rule.final_lr.value_or(peak / 100.0);
+  if (shape.has_decay) lr.decay = rule.decay.value_or(std::max<std::int64_t>(1, steps / 5));
+  return lr;
 }
 
 std::string describe(const Schedule& lr) {
+  const ShapeInfo& shape = info_of(lr.shape);
+  const std::string end = shape.has_end ? fmt::format(" to {:g}", lr.final) : std::string();
+  const std::string decay =
+      shape.has_decay ? fmt::format(", over the last {} steps", lr.decay) : std::string();
   const std::string warmup =
       lr.warmup > 0 ? fmt::format(" after {} steps of warm-up", lr.warmup) : std::string();
-  switch (lr.shape) {
-    case Schedule::Shape::constant:
-      return fmt::format("lr {:g}{}", lr.peak, warmup);
-    case Schedule::Shape::cosine:
-      return fmt::format("lr {:g} to {:g} (cosine){}", lr.peak, lr.final, warmup);
-    case Schedule::Shape::wsd:
-      break;
-  }
-  return fmt::format("lr {:g} to {:g} (wsd, over the last {} steps){}", lr.peak, lr.final, lr.decay,
-                     warmup);
+  return fmt::format("lr {:g}{} ({}{}){}", lr.peak, end, shape.name, decay, warmup);
 }
 
 std::string slow_schedule(const std::optional<std::int64_t>& steps) {

@@ -63,7 +63,9 @@ class Train(TrainCase):
                            self.inspect("remainder")["memory"][0]["master"])
 
     def test_every_rule_and_schedule_runs(self):
-        for number, more in enumerate((["--optimizer", "adamw"], ["--lr-schedule", "wsd"],
+        for number, more in enumerate((["--optimizer", "adamw"], ["--lr-schedule", "linear"],
+                                       ["--lr-schedule", "wsd"], ["--lr-schedule", "wsd-sqrt"],
+                                       ["--lr-schedule", "inverse-sqrt"],
                                        ["--lr-schedule", "constant", "--beta1", "0"],
                                        ["--beta3", "0.9999", "--alpha-steps", "0"])):
             said = self.train(str(number), "--steps", "3", *more).stderr
