@@ -7,12 +7,6 @@
 namespace shardmix::train {
 namespace {
 
-constexpr double paper_beta3 = 0.9999;
-
-double beta3_with_memory(double steps) {
-  return 1.0 - 1.0 / steps;
-}
-
 Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
   const ShapeInfo& shape = info_of(rule.lr_shape);
   Schedule lr = peak;
@@ -40,11 +34,6 @@ std::string slow_schedule(const std::optional<std::int64_t>& steps) {
 
 }  // namespace
 
-double beta3_for(std::int64_t steps, double beta1) noexcept {
-  const double fifth = std::max(1.0, 0.2 * static_cast<double>(steps));
-  return std::max(beta1, std::min(beta3_with_memory(fifth), paper_beta3));
-}
-
 Rule rule_of(const TrainOptions& options) {
   const RuleOptions& chosen = options.rule;
   const NamedModel& model = model_named(options.model);
@@ -59,24 +48,12 @@ Rule rule_of(const TrainOptions& options) {
   return AdEMAMix{.lr = lr,
                   .beta1 = chosen.beta1,
                   .beta2 = chosen.beta2,
-                  .beta3 = chosen.beta3.value_or(beta3_for(options.steps, chosen.beta1)),
+                  .beta3 = chosen.beta3.value_or(auto_beta3(options.steps, chosen.beta1)),
                   .alpha = chosen.alpha.value_or(model.alpha),
                   .eps = chosen.eps,
                   .weight_decay = chosen.weight_decay,
                   .alpha_steps = chosen.alpha_steps.value_or(options.steps),
                   .beta3_steps = chosen.beta3_steps.value_or(options.steps)};
-}
-
-std::string beta3_warning(const Rule& rule, std::int64_t steps) {
-  const auto* ademamix = std::get_if<AdEMAMix>(&rule);
-  if (ademamix == nullptr) return {};
-  const double memory = 1.0 / (1.0 - ademamix->beta3);
-  const double automatic = beta3_for(steps, ademamix->beta1);
-  if (memory <= static_cast<double>(steps) || ademamix->beta3 <= automatic) return {};
-  return fmt::format(
-      "beta3 = {} remembers {:.0f} steps, but the run has {}: short runs with so long a memory "
-      "often diverge. --beta3 auto would take {:.6g}, a fifth of the run",
-      ademamix->beta3, memory, steps, automatic);
 }
 
 std::string describe(const Rule& rule) {

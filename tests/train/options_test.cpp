@@ -156,6 +156,16 @@ TEST(RuleOf, TheShortestRunsAreValid) {
   }
 }
 
+TEST(RuleOf, AnUnsetBeta3SuitsTheRun) {
+  for (const std::int64_t steps : {1, 10, 1000, 256'000}) {
+    TrainOptions options = good_options();
+    options.steps = steps;
+    const Rule rule = rule_of(options);
+    EXPECT_EQ(std::get<AdEMAMix>(rule).beta3, auto_beta3(steps, 0.9));
+    EXPECT_EQ(beta3_advice(rule, steps), "") << steps;
+  }
+}
+
 TEST(Describe, SaysTheScheduleWithItsNumbers) {
   const auto said = [](const Schedule& lr) {
     const std::string text = describe(AdamW{.lr = lr});
@@ -168,29 +178,6 @@ TEST(Describe, SaysTheScheduleWithItsNumbers) {
             "AdamW, lr 0.5 to 0 (wsd-sqrt, over the last 4 steps)");
   EXPECT_EQ(said(inverse_sqrt(0.5, {.warmup = 3})),
             "AdamW, lr 0.5 (inverse-sqrt) after 3 steps of warm-up");
-}
-
-TEST(Beta3For, RemembersAFifthOfTheRunWithinItsBounds) {
-  EXPECT_DOUBLE_EQ(beta3_for(1000, 0.9), 1.0 - 1.0 / 200.0);
-  EXPECT_DOUBLE_EQ(beta3_for(256'000, 0.9), 0.9999);
-  EXPECT_DOUBLE_EQ(beta3_for(10, 0.9), 0.9);
-  EXPECT_DOUBLE_EQ(beta3_for(1, 0.0), 0.0);
-}
-
-TEST(Beta3Warning, SaysMoreOnlyWhereTheMemoryIsLongerThanTheRun) {
-  EXPECT_EQ(beta3_warning(AdEMAMix{.beta3 = 0.9999}, 10'001), "");
-  EXPECT_EQ(beta3_warning(AdamW{}, 10), "");
-  const std::string warning = beta3_warning(AdEMAMix{.beta3 = 0.9999}, 2000);
-  EXPECT_NE(warning.find("10000 steps"), std::string::npos) << warning;
-  EXPECT_NE(warning.find("0.9975"), std::string::npos) << warning;
-}
-
-TEST(Beta3Warning, AutomaticBeta3NeverWarns) {
-  for (const std::int64_t steps : {1, 4, 10, 100, 1000, 4500, 49'999, 256'000}) {
-    TrainOptions options = good_options();
-    options.steps = steps;
-    EXPECT_EQ(beta3_warning(rule_of(options), steps), "") << steps;
-  }
 }
 
 }  // namespace
