@@ -109,7 +109,9 @@ struct Clocks {
 class ShardedOptimizer {
  public:
   /// Allocates everything. Throws ConfigError for bad options or where the ranks disagree about the
-  /// parameters, DeviceError where memory is lacking. `runtime` must outlive the optimizer.
+  /// parameters, DeviceError where memory is lacking. `runtime` must outlive the optimizer. Rank 0
+  /// logs a warning where the rule's beta3 doesn't suit the steps of its lr schedule; see
+  /// beta3_advice().
   ShardedOptimizer(Runtime& runtime, Parameters parameters, Rule rule,
                    const OptimizerOptions& options = {});
   ~ShardedOptimizer();
@@ -149,8 +151,8 @@ class ShardedOptimizer {
   void wait();
 
   /// Goes on with another rule from the next step. States that both rules keep stay as they are; m2
-  /// starts at zero and the slow step at 0. Throws ConfigError if the new rule needs an m1 that was
-  /// never kept.
+  /// starts at zero and the slow step at 0. Warns as the constructor does. Throws ConfigError if
+  /// the new rule needs an m1 that was never kept.
   void switch_rule(Rule rule);
 
   [[nodiscard]] const Parameters& parameters() const noexcept;

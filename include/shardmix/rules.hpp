@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <variant>
 
@@ -40,7 +41,7 @@ struct AdEMAMix {
   Schedule lr = 1e-3;
   double beta1 = 0.9;  ///< 0: m1 is the gradient itself and is not stored (as much memory as AdamW)
   double beta2 = 0.999;
-  double beta3 = 0.9999;
+  double beta3 = 0.9999;  ///< for long runs; auto_beta3() gives the value for a run's length
   double alpha = 8.0;
   double eps = 1e-8;
   double weight_decay = 0.1;
@@ -78,5 +79,15 @@ struct RuleStates {
 /// Throws ConfigError, naming the hyper-parameter, its range and its value, for one outside its
 /// range.
 void validate(const Rule& rule);
+
+/// A beta3 for a run of `steps` >= 1, as in `AdEMAMix{.beta3 = auto_beta3(20'000)}`: its memory,
+/// 1 / (1 - beta3) steps, is a fifth of the run, between beta1 and the paper's 0.9999. The fifth is
+/// this library's choice: a memory longer than the run makes m2 a stale sum, and such runs often
+/// diverge.
+[[nodiscard]] double auto_beta3(std::int64_t steps, double beta1 = 0.9) noexcept;
+
+/// A sentence that proposes auto_beta3() where the rule's beta3 remembers longer than a run of
+/// `steps`; "" otherwise, for AdamW, and where `steps` is 0 (not known).
+[[nodiscard]] std::string beta3_advice(const Rule& rule, std::int64_t steps);
 
 }  // namespace shardmix

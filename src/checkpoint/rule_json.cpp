@@ -1,6 +1,5 @@
 #include "checkpoint/rule_json.hpp"
 
-#include <array>
 #include <string>
 
 namespace shardmix::checkpoint {
@@ -9,15 +8,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json json_of(const Schedule& lr) {
-  constexpr std::array names{"constant", "cosine", "wsd"};
-  Json json{{"shape", names[static_cast<std::size_t>(lr.shape)]},
-            {"peak", lr.peak},
-            {"warmup", lr.warmup}};
-  if (lr.shape != Schedule::Shape::constant) {
-    json["steps"] = lr.steps;
-    json["final"] = lr.final;
-  }
-  if (lr.shape == Schedule::Shape::wsd) json["decay"] = lr.decay;
+  const ShapeInfo& shape = info_of(lr.shape);
+  Json json{{"shape", shape.name}, {"peak", lr.peak}, {"warmup", lr.warmup}};
+  if (lr.steps > 0) json["steps"] = lr.steps;
+  if (shape.has_end) json["final"] = lr.final;
+  if (shape.has_decay) json["decay"] = lr.decay;
   return json;
 }
 

@@ -8,7 +8,6 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -64,17 +63,16 @@ requires std::same_as<Text, std::string> || std::same_as<Text, std::filesystem::
 /// One of some named values.
 template <class Value>
 [[nodiscard]] Option choice(std::string name, std::string_view help, Value& target,
-                            std::initializer_list<std::pair<std::string_view, Value>> choices) {
-  std::vector<std::pair<std::string_view, Value>> all(choices);
+                            std::vector<std::pair<std::string_view, Value>> choices) {
   std::string value;
   std::string_view now;
-  for (const auto& [text, meaning] : all) {
+  for (const auto& [text, meaning] : choices) {
     value += (value.empty() ? "" : "|") + std::string(text);
     if (meaning == target) now = text;
   }
-  const auto set = [name, all, &target](const std::string& given) {
+  const auto set = [name, choices, &target](const std::string& given) {
     std::vector<std::string_view> names;
-    for (const auto& [text, meaning] : all) {
+    for (const auto& [text, meaning] : choices) {
       if (text == given) {
         target = meaning;
         return;

@@ -7,7 +7,6 @@ namespace {
 
 using train::RuleKind;
 using train::TrainOptions;
-using Shape = Schedule::Shape;
 
 OptionGroup run_options(TrainOptions& o) {
   return {
@@ -73,20 +72,26 @@ OptionGroup rule_options(TrainOptions& o) {
       }};
 }
 
+std::vector<std::pair<std::string_view, Schedule::Shape>> lr_shapes() {
+  std::vector<std::pair<std::string_view, Schedule::Shape>> shapes;
+  for (const ShapeInfo& info : schedule_shapes) shapes.emplace_back(info.name, info.shape);
+  return shapes;
+}
+
 OptionGroup lr_options(TrainOptions& o) {
   train::RuleOptions& r = o.rule;
-  return {
-      .title = "The learning rate",
-      .options = {
-          number("lr", "X", "the peak", r.lr,
-                 "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4"),
-          choice("lr-schedule", "its shape after the warm-up", r.lr_shape,
-                 {{"cosine", Shape::cosine}, {"constant", Shape::constant}, {"wsd", Shape::wsd}}),
-          number("final-lr", "X", "at the last step of cosine and wsd", r.final_lr, "lr / 100"),
-          number("warmup", "N", "steps of linear warm-up", r.warmup,
-                 "a tenth of --steps, 3000 at most"),
-          number("decay", "N", "last steps, over which wsd falls", r.decay, "a fifth of --steps"),
-      }};
+  return {.title = "The learning rate",
+          .options = {
+              number("lr", "X", "the peak", r.lr,
+                     "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4"),
+              choice("lr-schedule", "its shape after the warm-up", r.lr_shape, lr_shapes()),
+              number("final-lr", "X", "at the last step of linear, cosine and wsd", r.final_lr,
+                     "lr / 100"),
+              number("warmup", "N", "steps of linear warm-up", r.warmup,
+                     "a tenth of --steps, 3000 at most"),
+              number("decay", "N", "last steps, over which wsd and wsd-sqrt fall", r.decay,
+                     "a fifth of --steps"),
+          }};
 }
 
 OptionGroup machine_options(TrainOptions& o) {

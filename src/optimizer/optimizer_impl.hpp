@@ -11,6 +11,7 @@ namespace shardmix {
 struct ShardedOptimizer::Impl {
   Impl(Runtime& runtime, Parameters parameters, Rule rule, const OptimizerOptions& options);
 
+  const Runtime& runtime;
   comm::Collectives& collectives;
   device::Device& device;
   Parameters parameters;
@@ -30,6 +31,8 @@ struct ShardedOptimizer::Impl {
   void wait_all();
   /// Brings all ranks' parameters here after each wrote its own master slices.
   void gather_all();
+  /// Logs a warning where the rule's beta3 remembers longer than its lr schedule's run.
+  void log_beta3_advice() const;
 };
 
 }  // namespace shardmix

@@ -86,9 +86,10 @@ void TensorView::require_size(std::size_t bytes) const {
   }
 }
 
-ShardedOptimizer::Impl::Impl(Runtime& runtime, Parameters parameters_, Rule rule_,
+ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, Rule rule_,
                              const OptimizerOptions& options_)
-    : collectives(runtime.impl().collectives()),
+    : runtime(runtime_),
+      collectives(runtime.impl().collectives()),
       device(*runtime.impl().device),
       parameters(std::move(parameters_)),
       rule(std::move(rule_)),
@@ -129,9 +130,16 @@ void ShardedOptimizer::Impl::gather_all() {
   }
 }
 
+void ShardedOptimizer::Impl::log_beta3_advice() const {
+  const std::string advice = beta3_advice(rule, lr_of(rule).steps);
+  if (!advice.empty()) runtime.log("warning: {}", advice);
+}
+
 ShardedOptimizer::ShardedOptimizer(Runtime& runtime, Parameters parameters, Rule rule,
                                    const OptimizerOptions& options)
-    : impl_(make_impl(runtime, std::move(parameters), rule, options)) {}
+    : impl_(make_impl(runtime, std::move(parameters), rule, options)) {
+  impl_->log_beta3_advice();
+}
 ShardedOptimizer::~ShardedOptimizer() = default;
 ShardedOptimizer::ShardedOptimizer(ShardedOptimizer&&) noexcept = default;
 
@@ -248,6 +256,7 @@ void ShardedOptimizer::switch_rule(Rule rule) {
   comm::agreed(o.collectives, [&] { o.state.set_states(states_of(rule)); });
   if (m2_begins) o.clocks.slow_step = 0;
   o.rule = std::move(rule);
+  o.log_beta3_advice();
 }
 
 const Parameters& ShardedOptimizer::parameters() const noexcept {

@@ -34,7 +34,7 @@ void require_whole_run(const TrainOptions& options) {
 void require_rule(const TrainOptions& options) {
   const RuleOptions& rule = options.rule;
   require_at_least(0, "--warmup", rule.warmup.value_or(0));
-  require_at_least(0, "--decay", rule.decay.value_or(0));
+  require_at_least(1, "--decay", rule.decay.value_or(1));
   if (rule.lr && *rule.lr == 0.0) {
     throw ConfigError("--lr is 0, with which nothing would be learned; it must be above 0");
   }

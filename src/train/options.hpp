@@ -24,10 +24,10 @@ struct RuleOptions {
   Schedule::Shape lr_shape = Schedule::Shape::cosine;
   std::optional<double> final_lr;      ///< unset: lr / 100, the paper's ratio
   std::optional<std::int64_t> warmup;  ///< unset: a tenth of the steps, 3000 at most
-  std::optional<std::int64_t> decay;   ///< of wsd; unset: a fifth of the steps
+  std::optional<std::int64_t> decay;   ///< of wsd and wsd_sqrt; unset: a fifth of the steps
   double beta1 = 0.9;
   double beta2 = 0.999;
-  std::optional<double> beta3;  ///< unset: from the run's length, see beta3_for()
+  std::optional<double> beta3;  ///< unset: auto_beta3() of the steps
   std::optional<double> alpha;  ///< unset: the model's
   double eps = 1e-8;
   double weight_decay = 0.1;
@@ -83,13 +83,6 @@ void validate(const TrainOptions& options);
 
 /// The gradient norm to clip at, filled in.
 [[nodiscard]] double clip_of(const TrainOptions& options);
-
-/// The beta3 whose memory, 1 / (1 - beta3), is a fifth of the run, between beta1 and the paper's
-/// 0.9999: a longer memory than the run makes m2 a stale sum, and short runs with 0.9999 diverge.
-[[nodiscard]] double beta3_for(std::int64_t steps, double beta1) noexcept;
-
-/// A sentence where the rule's beta3 remembers longer than `steps`; else "".
-[[nodiscard]] std::string beta3_warning(const Rule& rule, std::int64_t steps);
 
 /// The rule and all its hyper-parameters, in one line.
 [[nodiscard]] std::string describe(const Rule& rule);

@@ -1,50 +1,31 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
-#include "shardmix/error.hpp"
 #include "train/options.hpp"
 
 namespace shardmix::train {
 namespace {
 
-constexpr double paper_beta3 = 0.9999;
-
-double beta3_with_memory(double steps) {
-  return 1.0 - 1.0 / steps;
-}
-
 Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
-  const std::int64_t warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
-  const double final = rule.final_lr.value_or(peak / 100.0);
-  switch (rule.lr_shape) {
-    case Schedule::Shape::constant:
-      return constant(peak, {.warmup = warmup});
-    case Schedule::Shape::wsd:
-      return wsd(peak, {.warmup = warmup,
-                        .steps = steps,
-                        .decay = rule.decay.value_or(steps / 5),
-                        .final = final});
-    case Schedule::Shape::cosine:
-      break;
-  }
-  return cosine(peak, {.warmup = warmup, .steps = steps, .final = final});
+  const ShapeInfo& shape = info_of(rule.lr_shape);
+  Schedule lr = peak;
+  lr.shape = rule.lr_shape;
+  lr.warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
+  lr.steps = steps;
+  if (shape.has_end) lr.final = rule.final_lr.value_or(peak / 100.0);
+  if (shape.has_decay) lr.decay = rule.decay.value_or(std::max<std::int64_t>(1, steps / 5));
+  return lr;
 }
 
 std::string describe(const Schedule& lr) {
+  const ShapeInfo& shape = info_of(lr.shape);
+  const std::string end = shape.has_end ? fmt::format(" to {:g}", lr.final) : std::string();
+  const std::string decay =
+      shape.has_decay ? fmt::format(", over the last {} steps", lr.decay) : std::string();
   const std::string warmup =
       lr.warmup > 0 ? fmt::format(" after {} steps of warm-up", lr.warmup) : std::string();
-  switch (lr.shape) {
-    case Schedule::Shape::constant:
-      return fmt::format("lr {:g}{}", lr.peak, warmup);
-    case Schedule::Shape::cosine:
-      return fmt::format("lr {:g} to {:g} (cosine){}", lr.peak, lr.final, warmup);
-    case Schedule::Shape::wsd:
-      break;
-  }
-  return fmt::format("lr {:g} to {:g} (wsd, over the last {} steps){}", lr.peak, lr.final, lr.decay,
-                     warmup);
+  return fmt::format("lr {:g}{} ({}{}){}", lr.peak, end, shape.name, decay, warmup);
 }
 
 std::string slow_schedule(const std::optional<std::int64_t>& steps) {
@@ -52,11 +33,6 @@ std::string slow_schedule(const std::optional<std::int64_t>& steps) {
 }
 
 }  // namespace
-
-double beta3_for(std::int64_t steps, double beta1) noexcept {
-  const double fifth = std::max(1.0, 0.2 * static_cast<double>(steps));
-  return std::max(beta1, std::min(beta3_with_memory(fifth), paper_beta3));
-}
 
 Rule rule_of(const TrainOptions& options) {
   const RuleOptions& chosen = options.rule;
@@ -72,24 +48,12 @@ Rule rule_of(const TrainOptions& options) {
   return AdEMAMix{.lr = lr,
                   .beta1 = chosen.beta1,
                   .beta2 = chosen.beta2,
-                  .beta3 = chosen.beta3.value_or(beta3_for(options.steps, chosen.beta1)),
+                  .beta3 = chosen.beta3.value_or(auto_beta3(options.steps, chosen.beta1)),
                   .alpha = chosen.alpha.value_or(model.alpha),
                   .eps = chosen.eps,
                   .weight_decay = chosen.weight_decay,
                   .alpha_steps = chosen.alpha_steps.value_or(options.steps),
                   .beta3_steps = chosen.beta3_steps.value_or(options.steps)};
-}
-
-std::string beta3_warning(const Rule& rule, std::int64_t steps) {
-  const auto* ademamix = std::get_if<AdEMAMix>(&rule);
-  if (ademamix == nullptr) return {};
-  const double memory = 1.0 / (1.0 - ademamix->beta3);
-  const double automatic = beta3_for(steps, ademamix->beta1);
-  if (memory <= static_cast<double>(steps) || ademamix->beta3 <= automatic) return {};
-  return fmt::format(
-      "beta3 = {} remembers {:.0f} steps, but the run has {}: short runs with so long a memory "
-      "often diverge. --beta3 auto would take {:.6g}, a fifth of the run",
-      ademamix->beta3, memory, steps, automatic);
 }
 
 std::string describe(const Rule& rule) {

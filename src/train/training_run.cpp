@@ -76,8 +76,6 @@ void TrainingRun::describe_run() const {
   runtime_.log("rule {}, clip {:g}", state_.rule, optimizer_.options().clip_norm);
   const auto memory = gather_memory(collectives_, optimizer_.memory());
   runtime_.log("{}", memory_table(memory));
-  const std::string warning = beta3_warning(optimizer_.rule(), options_.steps);
-  if (!warning.empty()) runtime_.log("warning: {}", warning);
 }
 
 void TrainingRun::take_up() {

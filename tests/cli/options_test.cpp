@@ -69,6 +69,15 @@ TEST(ParseOptions, AutoUnsetsAndTheLastOneWins) {
   EXPECT_EQ(parse({"--steps", "5", "--steps", "6"}).steps, 6);
 }
 
+TEST(ParseOptions, EveryScheduleShapeHasItsName) {
+  for (const ShapeInfo& info : schedule_shapes) {
+    EXPECT_EQ(parse({"--lr-schedule", std::string(info.name)}).rule.lr_shape, info.shape);
+  }
+  EXPECT_EQ(error_of({"--lr-schedule", "step"}),
+            "--lr-schedule is 'step', but must be one of constant, linear, cosine, wsd, wsd-sqrt, "
+            "inverse-sqrt");
+}
+
 TEST(ParseOptions, NegativeNumbersAreValues) {
   EXPECT_EQ(parse({"--lr", "-1"}).rule.lr, -1.0);
   EXPECT_EQ(parse({"--steps", "-3"}).steps, -3);

@@ -159,5 +159,25 @@ TEST_F(StepTest, SwitchingKeepsTheStateAndStartsM2) {
   EXPECT_THROW(optimizer.switch_rule(AdamW{}), ConfigError);
 }
 
+TEST_F(StepTest, RankZeroAloneWarnsOfABeta3TooLargeForTheRun) {
+  const AdEMAMix too_slow{.lr = cosine(1e-2, {.steps = 100}), .beta3 = 0.9999};
+  const AdEMAMix suitable{.lr = cosine(1e-2, {.steps = 100}), .beta3 = auto_beta3(100)};
+  const std::string warning =
+      rank_ == 0 ? "warning: " + beta3_advice(too_slow, 100) + '\n' : std::string();
+  const auto said = [](const auto& act) {
+    ::testing::internal::CaptureStderr();
+    act();
+    return ::testing::internal::GetCapturedStderr();
+  };
+  for (const Rule& start : {Rule(suitable), Rule(AdEMAMix{.lr = 1e-2}), Rule(AdamW{})}) {
+    EXPECT_EQ(said([&] { ShardedOptimizer(runtime_, testing::awkward_parameters(), start); }), "");
+  }
+  EXPECT_EQ(said([&] { ShardedOptimizer(runtime_, testing::awkward_parameters(), too_slow); }),
+            warning);
+  ShardedOptimizer optimizer(runtime_, testing::awkward_parameters(), suitable);
+  EXPECT_EQ(said([&] { optimizer.switch_rule(suitable); }), "");
+  EXPECT_EQ(said([&] { optimizer.switch_rule(too_slow); }), warning);
+}
+
 }  // namespace
 }  // namespace shardmix

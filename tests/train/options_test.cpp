@@ -61,6 +61,12 @@ TEST(TrainOptions, ImpossibleValuesAreNamed) {
       {"lr", [](TrainOptions& o) { o.rule.final_lr = std::nan(""); }},
       {"warm-up", [](TrainOptions& o) { o.rule.warmup = 2000; }},
       {"--warmup", [](TrainOptions& o) { o.rule.warmup = -1; }},
+      {"--decay", [](TrainOptions& o) { o.rule.decay = 0; }},
+      {"decay of 1000",
+       [](TrainOptions& o) {
+         o.rule.lr_shape = Schedule::Shape::wsd_sqrt;
+         o.rule.decay = 1000;
+       }},
       {"beta1", [](TrainOptions& o) { o.rule.beta1 = 1.0; }},
       {"beta2", [](TrainOptions& o) { o.rule.beta2 = -0.1; }},
       {"beta3", [](TrainOptions& o) { o.rule.beta3 = 1.0; }},
@@ -120,27 +126,58 @@ TEST(RuleOf, TakesWhatIsGiven) {
   EXPECT_EQ(clip_of(options), 0.0);
 }
 
-TEST(Beta3For, RemembersAFifthOfTheRunWithinItsBounds) {
-  EXPECT_DOUBLE_EQ(beta3_for(1000, 0.9), 1.0 - 1.0 / 200.0);
-  EXPECT_DOUBLE_EQ(beta3_for(256'000, 0.9), 0.9999);
-  EXPECT_DOUBLE_EQ(beta3_for(10, 0.9), 0.9);
-  EXPECT_DOUBLE_EQ(beta3_for(1, 0.0), 0.0);
+TEST(RuleOf, EveryShapeTakesTheNumbersThatItHas) {
+  TrainOptions options = good_options();
+  options.rule.lr = 0.5;
+  options.rule.final_lr = 0.25;
+  const auto lr = [&](Schedule::Shape shape) {
+    options.rule.lr_shape = shape;
+    validate(options);
+    return lr_of(rule_of(options));
+  };
+  using Shape = Schedule::Shape;
+  EXPECT_EQ(lr(Shape::constant), constant(0.5, {.warmup = 100, .steps = 1000}));
+  EXPECT_EQ(lr(Shape::linear), linear(0.5, {.warmup = 100, .steps = 1000, .final = 0.25}));
+  EXPECT_EQ(lr(Shape::cosine), cosine(0.5, {.warmup = 100, .steps = 1000, .final = 0.25}));
+  EXPECT_EQ(lr(Shape::wsd), wsd(0.5, {.warmup = 100, .steps = 1000, .decay = 200, .final = 0.25}));
+  EXPECT_EQ(lr(Shape::wsd_sqrt),
+            wsd_sqrt(0.5, {.warmup = 100, .steps = 1000, .decay = 200, .final = 0.25}));
+  EXPECT_EQ(lr(Shape::inverse_sqrt), inverse_sqrt(0.5, {.warmup = 100, .steps = 1000}));
 }
 
-TEST(Beta3Warning, SaysMoreOnlyWhereTheMemoryIsLongerThanTheRun) {
-  EXPECT_EQ(beta3_warning(AdEMAMix{.beta3 = 0.9999}, 10'001), "");
-  EXPECT_EQ(beta3_warning(AdamW{}, 10), "");
-  const std::string warning = beta3_warning(AdEMAMix{.beta3 = 0.9999}, 2000);
-  EXPECT_NE(warning.find("10000 steps"), std::string::npos) << warning;
-  EXPECT_NE(warning.find("0.9975"), std::string::npos) << warning;
+TEST(RuleOf, TheShortestRunsAreValid) {
+  for (const ShapeInfo& shape : schedule_shapes) {
+    for (const std::int64_t steps : {1, 2, 4, 5, 9, 10}) {
+      TrainOptions options = good_options();
+      options.steps = steps;
+      options.rule.lr_shape = shape.shape;
+      EXPECT_NO_THROW(validate(options)) << shape.name << " " << steps;
+    }
+  }
 }
 
-TEST(Beta3Warning, AutomaticBeta3NeverWarns) {
-  for (const std::int64_t steps : {1, 4, 10, 100, 1000, 4500, 49'999, 256'000}) {
+TEST(RuleOf, AnUnsetBeta3SuitsTheRun) {
+  for (const std::int64_t steps : {1, 10, 1000, 256'000}) {
     TrainOptions options = good_options();
     options.steps = steps;
-    EXPECT_EQ(beta3_warning(rule_of(options), steps), "") << steps;
+    const Rule rule = rule_of(options);
+    EXPECT_EQ(std::get<AdEMAMix>(rule).beta3, auto_beta3(steps, 0.9));
+    EXPECT_EQ(beta3_advice(rule, steps), "") << steps;
   }
+}
+
+TEST(Describe, SaysTheScheduleWithItsNumbers) {
+  const auto said = [](const Schedule& lr) {
+    const std::string text = describe(AdamW{.lr = lr});
+    return text.substr(0, text.find(", beta1"));
+  };
+  EXPECT_EQ(said(0.5), "AdamW, lr 0.5 (constant)");
+  EXPECT_EQ(said(cosine(0.5, {.warmup = 3, .steps = 10, .final = 0.25})),
+            "AdamW, lr 0.5 to 0.25 (cosine) after 3 steps of warm-up");
+  EXPECT_EQ(said(wsd_sqrt(0.5, {.steps = 10, .decay = 4})),
+            "AdamW, lr 0.5 to 0 (wsd-sqrt, over the last 4 steps)");
+  EXPECT_EQ(said(inverse_sqrt(0.5, {.warmup = 3})),
+            "AdamW, lr 0.5 (inverse-sqrt) after 3 steps of warm-up");
 }
 
 }  // namespace
