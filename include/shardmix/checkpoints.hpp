@@ -78,9 +78,11 @@ struct CheckpointInfo {
   std::filesystem::path directory = {};
   std::string created = {};  ///< UTC, ISO 8601
   std::string shardmix_version = {};
-  std::string rule = {};       ///< "ademamix" or "adamw"
+  std::string rule = {};       ///< "ademamix", "adamw", ...
   std::string rule_json = {};  ///< its hyper-parameters
   Clocks clocks = {};
+  double loss_scale = 1.0;
+  std::int64_t usable_steps = 0;  ///< since the loss scale changed
   int world_size = 0;
   std::vector<std::string> states = {};  ///< of "master", "m1", "m2", "v"
   std::vector<CheckpointParameter> parameters = {};

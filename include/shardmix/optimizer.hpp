@@ -24,15 +24,45 @@
 
 namespace shardmix {
 
-/// How the fp32 master weights of a bf16 parameter are kept. Both give the same bits.
+/// How the fp32 master weights of a 16-bit parameter are kept. The first two give the same bits.
 enum class Master : std::uint8_t {
-  remainder,  ///< the parameter's 16 bits and 16 more are the fp32 weight: 2 bytes an element
-  full,       ///< a full fp32 copy beside the parameter: 4 bytes an element
+  /// The bf16 parameter's 16 bits and 16 more are the fp32 weight: 2 bytes an element. fp16
+  /// parameters, whose range is smaller, have a full copy instead.
+  remainder,
+  full,  ///< a full fp32 copy beside the parameter: 4 bytes an element
+  none,  ///< no master: the parameter is the weight, and each update is rounded stochastically
 };
+
+/// How m1, m2 and v are stored.
+enum class StateFormat : std::uint8_t {
+  full,  ///< fp32, 4 bytes an element each
+  /// 4 bytes an element for m1, m2 and v together, 2 without m2, 1 for m1 alone, and 12 for each
+  /// block of 256: m1 and v in 8 bits, m2 in 16, rounded stochastically. docs/precision.md has the
+  /// codes, and what they cost in quality.
+  compact,
+};
+
+/// The factor on the loss of fp16 training, by which small gradients stay above fp16's smallest
+/// numbers. The trainer multiplies its loss by ShardedOptimizer::loss_scale(); the optimizer
+/// divides it out again.
+struct LossScaling {
+  double initial = 1.0;  ///< at least 1
+  /// Dynamic: doubled after this many updates without a non-finite gradient, and halved with each
+  /// skipped step, down to 1. 0: stays at `initial`.
+  std::int64_t growth_interval = 0;
+
+  bool operator==(const LossScaling&) const = default;
+};
+
+/// The settings usual for fp16 (Micikevicius et al.: "Mixed Precision Training", arXiv 1710.03740).
+inline constexpr LossScaling dynamic_loss_scaling{.initial = 65536.0, .growth_interval = 2000};
 
 struct OptimizerOptions {
   double clip_norm = 0.0;  ///< the global gradient norm is scaled down to this; 0: no clipping
   Master master = Master::remainder;
+  StateFormat state = StateFormat::full;
+  LossScaling loss_scaling = {};
+  std::uint64_t seed = 0;  ///< of stochastic rounding
   /// Most elements of a bucket, a multiple of 256. Large enough to fill a link, small enough to
   /// overlap.
   std::int64_t bucket_elements = 4'194'304;
@@ -51,8 +81,8 @@ struct TensorView {
   DType dtype = DType::fp32;
   std::int64_t elements = 0;
 
-  /// The values as T, which must have the dtype's size (float for fp32, std::uint16_t for bf16).
-  /// Throws ConfigError otherwise.
+  /// The values as T, which must have the dtype's size (float for fp32, std::uint16_t for bf16 and
+  /// fp16). Throws ConfigError otherwise.
   template <class T>
   [[nodiscard]] std::span<T> as() const {
     require_size(sizeof(T));
@@ -67,11 +97,13 @@ struct TensorView {
 struct StepReport {
   std::int64_t step = 0;  ///< of this step, from 1; skipped ones count
   double lr = 0.0;
-  double alpha = 0.0;  ///< 0 for AdamW
-  double beta3 = 0.0;  ///< 0 for AdamW
-  /// L2 over all trainable parameters, of the mean gradient before clipping; infinity if skipped.
+  double alpha = 0.0;  ///< 0 for rules other than AdEMAMix
+  double beta3 = 0.0;  ///< 0 for rules other than AdEMAMix
+  /// L2 over all trainable parameters, of the mean gradient without loss scale and before clipping;
+  /// infinity if skipped.
   double gradient_norm = 0.0;
   double clip_scale = 1.0;  ///< factor applied to the gradient, <= 1
+  double loss_scale = 1.0;  ///< that this step's gradients were multiplied by
   bool skipped = false;     ///< true: parameters and state are as they were before the step
   std::string reason = {};  ///< why it was skipped: which parameter, element and rank
 };
@@ -150,9 +182,13 @@ class ShardedOptimizer {
   void wait(std::string_view name);
   void wait();
 
-  /// Goes on with another rule from the next step. States that both rules keep stay as they are; m2
-  /// starts at zero and the slow step at 0. Warns as the constructor does. Throws ConfigError if
-  /// the new rule needs an m1 that was never kept.
+  /// What the trainer multiplies its next loss by: see LossScaling.
+  [[nodiscard]] double loss_scale() const noexcept;
+
+  /// Goes on with another rule from the next step. States that both rules keep stay as they are. An
+  /// m2 that the old rule didn't keep (or as a sum, where the new one keeps an average) starts at
+  /// zero, and the slow step at 0. Warns as the constructor does. Throws ConfigError if the new
+  /// rule needs an m1 or v that was never kept.
   void switch_rule(Rule rule);
 
   [[nodiscard]] const Parameters& parameters() const noexcept;

@@ -25,6 +25,8 @@ struct Group {
   /// In place of the rule's, >= 0; 0 for biases and norms, as usual.
   std::optional<double> weight_decay = std::nullopt;
   bool trainable = true;  ///< false: frozen; stored and checkpointed, without gradient or state
+  /// In place of the rule's of these names: {{"beta2", 0.95}}. The optimizer checks them.
+  std::map<std::string, double> hyper_parameters = {};
 
   bool operator==(const Group&) const = default;
 };

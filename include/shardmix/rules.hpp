@@ -14,13 +14,17 @@
 ///
 /// and AdamW is the same without m2. The step t counts the updates since the start, the slow step s
 /// those since m2 began: they differ after a switch from AdamW.
+///
+/// Hyper-parameters of a group of parameters may differ from the rule's: see Group.
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
+#include "shardmix/parameters.hpp"
 #include "shardmix/schedule.hpp"
 
 namespace shardmix {
@@ -60,21 +64,71 @@ struct AdEMAMix {
   bool operator==(const AdEMAMix&) const = default;
 };
 
-using Rule = std::variant<AdEMAMix, AdamW>;
+/// Simplified-AdEMAMix (Morwani, Vyas, Zhang, Kakade: "Connections between Schedule-Free
+/// Optimizers, AdEMAMix, and Accelerated SGD Variants", arXiv 2502.02431): one slow momentum, a sum
+/// and not an average, and the gradient itself in place of the fast average. In the memory of
+/// AdamW.
+///
+///     m = beta1(s) m + g
+///     v = beta2 v + (1 - beta2) g^2
+///     theta -= lr ((m + alpha g) / (sqrt(v / (1 - beta2^t)) + eps) + weight_decay theta)
+///
+/// A sum grows with 1 / (1 - beta1): the lr that suits it is AdamW's times about (1 - beta1).
+struct SimplifiedAdEMAMix {
+  Schedule lr = 1e-4;
+  double beta1 = 0.99;
+  double min_beta1 = 0.9;  ///< where the schedule of beta1 begins
+  double beta2 = 0.95;
+  double alpha = 0.0;  ///< weight of the gradient; the larger, the smaller the batch
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+
+  /// beta1 grows from min_beta1, linear in half-life, over this many slow steps. 0: no schedule.
+  /// Unset: the steps of the lr schedule.
+  std::optional<std::int64_t> beta1_steps = std::nullopt;
+
+  /// beta1(s), s >= 1.
+  [[nodiscard]] double beta1_at(std::int64_t slow_step) const noexcept;
+
+  bool operator==(const SimplifiedAdEMAMix&) const = default;
+};
+
+/// Lion (Chen et al.: "Symbolic Discovery of Optimization Algorithms", arXiv 2302.06675): the sign
+/// of an average, and m1 as its only state.
+///
+///     theta -= lr (sign(beta1 m1 + (1 - beta1) g) + weight_decay theta)
+///     m1 = beta2 m1 + (1 - beta2) g
+struct Lion {
+  Schedule lr = 1e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.99;
+  double weight_decay = 1.0;
+
+  bool operator==(const Lion&) const = default;
+};
+
+using Rule = std::variant<AdEMAMix, AdamW, SimplifiedAdEMAMix, Lion>;
 
 /// Which state arrays a rule keeps for each element, besides the master weights.
 struct RuleStates {
-  bool m1 = true;
+  bool m1 = false;
   bool m2 = false;
-  bool v = true;
+  bool v = false;
+  bool m2_is_sum = false;  ///< of gradients, not their average
 
   bool operator==(const RuleStates&) const = default;
 };
 
-/// "ademamix" or "adamw".
+/// "ademamix", "adamw", "simplified-ademamix" or "lion".
 [[nodiscard]] std::string_view name_of(const Rule& rule) noexcept;
 [[nodiscard]] RuleStates states_of(const Rule& rule) noexcept;
 [[nodiscard]] const Schedule& lr_of(const Rule& rule) noexcept;
+
+/// The rule of this name with its default hyper-parameters. Throws ConfigError for any other text.
+[[nodiscard]] Rule rule_named(std::string_view name);
+
+/// Each rule once, with its default hyper-parameters.
+[[nodiscard]] std::vector<Rule> all_rules();
 
 /// Throws ConfigError, naming the hyper-parameter, its range and its value, for one outside its
 /// range.
@@ -89,5 +143,10 @@ void validate(const Rule& rule);
 /// A sentence that proposes auto_beta3() where the rule's beta3 remembers longer than a run of
 /// `steps`; "" otherwise, for AdamW, and where `steps` is 0 (not known).
 [[nodiscard]] std::string beta3_advice(const Rule& rule, std::int64_t steps);
+
+/// The rule with the group's hyper-parameters in place of its own. Throws ConfigError for a name
+/// that the rule hasn't, a value outside its range, or one that needs a state that `rule` doesn't
+/// keep.
+[[nodiscard]] Rule rule_for(const Rule& rule, const Group& group);
 
 }  // namespace shardmix

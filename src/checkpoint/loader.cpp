@@ -134,11 +134,20 @@ void require_same_model(const ShardedOptimizer::Impl& optimizer, const Checkpoin
   }
 }
 
+/// Whether m2 in the checkpoint is what the optimizer's rule keeps: an average, or a sum.
+bool same_m2(const ShardedState& state, const CheckpointInfo& info) {
+  for (const Rule& rule : all_rules()) {
+    if (name_of(rule) == info.rule) return states_of(rule).m2_is_sum == state.states().m2_is_sum;
+  }
+  return true;
+}
+
 /// Which states come from the checkpoint. m2 may begin at zero: that is the switch from AdamW.
 std::vector<State> states_to_load(const ShardedState& state, const CheckpointInfo& info) {
   std::vector<State> result;
   for (const State s : optimizer::all_states) {
     const bool saved = std::ranges::find(info.states, name_of(s)) != info.states.end();
+    if (s == State::m2 && !same_m2(state, info)) continue;
     if (state.has(s) && saved) result.push_back(s);
     if (state.has(s) && !saved && s != State::m2) {
       throw CheckpointError(
@@ -264,6 +273,10 @@ std::string load(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info) 
   });
   optimizer.gather_all();
   optimizer.clocks = info.clocks;
+  if (optimizer.options.loss_scaling.growth_interval > 0) {
+    optimizer.loss_scale = info.loss_scale;
+    optimizer.usable_steps = info.usable_steps;
+  }
   if (m2_begins) optimizer.clocks.slow_step = 0;
   optimizer.has_values = true;
   return note_on_rule(optimizer, info, m2_begins);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -86,6 +87,8 @@ CheckpointInfo info_from(const Json& json) {
   info.rule_json = json.at("hyper_parameters").dump();
   info.clocks = {
       .step = json.at("step"), .updates = json.at("updates"), .slow_step = json.at("slow_step")};
+  info.loss_scale = json.value("loss_scale", 1.0);
+  info.usable_steps = json.value("usable_steps", std::int64_t{0});
   info.world_size = json.at("world_size");
   info.states = json.at("states");
   for (const Json& p : json.at("parameters")) info.parameters.push_back(parameter_from(p));
@@ -100,6 +103,8 @@ CheckpointInfo info_from(const Json& json) {
         fmt::format("its clocks are impossible: step {}, updates {}, slow step {}", c.step,
                     c.updates, c.slow_step));
   }
+  if (!(info.loss_scale >= 1.0 && std::isfinite(info.loss_scale)))
+    throw CheckpointError(fmt::format("its loss scale is impossible: {}", info.loss_scale));
   return info;
 }
 
@@ -113,6 +118,8 @@ std::string manifest_text(const CheckpointInfo& info) {
             {"step", info.clocks.step},
             {"updates", info.clocks.updates},
             {"slow_step", info.clocks.slow_step},
+            {"loss_scale", info.loss_scale},
+            {"usable_steps", info.usable_steps},
             {"rule", info.rule},
             {"hyper_parameters", Json::parse(info.rule_json)},
             {"world_size", info.world_size},

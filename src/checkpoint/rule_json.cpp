@@ -1,5 +1,7 @@
 #include "checkpoint/rule_json.hpp"
 
+#include "math/update_rules.hpp"
+
 #include <string>
 
 namespace shardmix::checkpoint {
@@ -19,20 +21,10 @@ Json json_of(const Schedule& lr) {
 }  // namespace
 
 Json json_of(const Rule& rule) {
-  return std::visit(
-      []<class R>(const R& r) {
-        Json json{{"lr", json_of(r.lr)}, {"beta1", r.beta1}, {"beta2", r.beta2}};
-        if constexpr (std::is_same_v<R, AdEMAMix>) {
-          json["beta3"] = r.beta3;
-          json["alpha"] = r.alpha;
-          json["alpha_steps"] = r.alpha_steps.value_or(r.lr.steps);
-          json["beta3_steps"] = r.beta3_steps.value_or(r.lr.steps);
-        }
-        json["eps"] = r.eps;
-        json["weight_decay"] = r.weight_decay;
-        return json;
-      },
-      rule);
+  Json json{{"lr", json_of(lr_of(rule))}};
+  math::for_each_hyper_parameter(
+      rule, [&](std::string_view name, auto value) { json[std::string(name)] = value; });
+  return json;
 }
 
 }  // namespace shardmix::checkpoint

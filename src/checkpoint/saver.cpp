@@ -50,6 +50,8 @@ CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer,
   info.rule = name_of(optimizer.rule);
   info.rule_json = json_of(optimizer.rule).dump();
   info.clocks = optimizer.clocks;
+  info.loss_scale = optimizer.loss_scale;
+  info.usable_steps = optimizer.usable_steps;
   info.world_size = optimizer.collectives.size();
   for (const optimizer::State s : optimizer::all_states) {
     if (optimizer.state.has(s)) info.states.emplace_back(name_of(s));

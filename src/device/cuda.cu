@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <string>
+#include <variant>
 
-#include "device/kernels.hpp"
+#include "device/block_reduce.hpp"
+#include "device/block_update.hpp"
 #include "shardmix/error.hpp"
 
 // The simplest right device: managed memory, which MPI and the host can address too, and one launch
@@ -12,9 +14,7 @@
 namespace shardmix::device {
 namespace {
 
-using math::block_columns;
 using math::block_elements;
-using math::block_rows;
 
 void check(cudaError_t status, const char* call) {
   if (status != cudaSuccess) {
@@ -23,63 +23,83 @@ void check(cudaError_t status, const char* call) {
 }
 
 constexpr int threads_per_block = 256;
+constexpr int lanes = 32;
+/// Elements of a block that a thread works on: 16 bytes of a 16-bit array. A warp is a block.
+constexpr int own = block_elements / lanes;
 
-template <class Kernel, class Weights>
-__global__ void update_kernel(Kernel kernel, Weights weights, float scale, const float* gradient,
-                              StatePointers state, std::int64_t elements) {
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-       i < elements; i += stride) {
-    update_element(kernel, weights, scale, gradient, state, i);
+/// The number of this thread's warp in the grid, and of all warps.
+__device__ std::int64_t warp_number() {
+  return (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / lanes;
+}
+__device__ std::int64_t warp_count() {
+  return static_cast<std::int64_t>(gridDim.x) * blockDim.x / lanes;
+}
+
+__device__ std::uint32_t warp_largest(std::uint32_t value) {
+  return __reduce_max_sync(0xFFFFFFFFu, value);
+}
+
+/// A run of the task with its kernel.
+template <class Kernel>
+struct Run {
+  std::int64_t end;  ///< in blocks
+  Kernel kernel;
+};
+
+/// One launch for all runs: a warp looks up the run of each of its blocks.
+template <class Kernel, StateStorage State>
+__global__ void __launch_bounds__(threads_per_block)
+    update_kernel(UpdateArrays a, const Run<Kernel>* runs, std::int64_t blocks,
+                  const UpdateControl* control) {
+  if (control->skip != 0) return;
+  const float scale = control->gradient_scale;
+  const int first = static_cast<int>(threadIdx.x % lanes) * own;
+  const bool rounds = rounds_parameters(a);
+  for (std::int64_t block = warp_number(); block < blocks; block += warp_count()) {
+    const Run<Kernel>* run = runs;
+    while (block >= run->end) ++run;
+    const std::int64_t begin = block * block_elements + first;
+    const std::int64_t number = a.first_block + block;
+    alignas(16) float g_buffer[own];
+    alignas(16) float theta_buffer[own];
+    const float* g = load_values<own>(a.gradient_dtype, a.gradient, begin, g_buffer);
+    float* theta = load_weights<own>(a, begin, theta_buffer);
+    States<own, State> states;
+    if constexpr (State == StateStorage::full) {
+      states.update(run->kernel, a, begin, scale, g, theta);
+    } else {
+      math::Largest largest = states.update(run->kernel, a, begin, scale, g, theta);
+      largest = {warp_largest(largest.m1), warp_largest(largest.m2), warp_largest(largest.v)};
+      states.store(a, begin, largest, math::block_key(a.random.state, number), first);
+    }
+    alignas(16) std::uint32_t random[own];
+    if (rounds) {
+      for_each_random<own>(math::block_key(a.random.parameter, number), first,
+                           [&](int i, std::uint32_t bits) { random[i] = bits; });
+    }
+    store_weights<own>(a, begin, theta, rounds ? random : nullptr);
   }
 }
 
-/// The tree over the sources, without recursion: partial sums of complete subtrees, as in a binary
-/// counter.
-template <class T>
-__device__ float sum_tree(const void* const* sources, int count, std::int64_t i) {
-  float partial[16];  // up to 2^16 ranks
-  int levels = 0;
-  for (int r = 0; r < count; ++r) {
-    float sum = to_float(static_cast<const T*>(sources[r])[i]);
-    for (int carry = r + 1; carry % 2 == 0; carry /= 2) sum = partial[--levels] + sum;
-    partial[levels++] = sum;
+/// The addresses of the partial sums follow those of the sources.
+__global__ void __launch_bounds__(threads_per_block)
+    reduce_kernel(DType dtype, const void* const* sources, int count, int partials,
+                  std::int64_t blocks, float* sum, double* block_squares) {
+  const int lane = static_cast<int>(threadIdx.x % lanes);
+  for (std::int64_t block = warp_number(); block < blocks; block += warp_count()) {
+    const std::int64_t begin = block * block_elements + lane * own;
+    alignas(16) float total[own];
+    sum_tree<own>(dtype, sources, count, begin, total);
+    add_partials<own>(reinterpret_cast<const float* const*>(sources + count), partials, begin,
+                      total);
+    copy<own>(total, sum + begin);
+    double squares = sum_of_squares<own>(total);
+    for (int offset = 1; offset < lanes; offset *= 2)  // neighbours first, as on the host
+      squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
+    const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
+    if (lane == 0)
+      block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
   }
-  float sum = partial[--levels];
-  while (levels > 0) sum = partial[--levels] + sum;
-  return sum;
-}
-
-/// A warp a block: lane c holds column c. The addresses of the partial sums follow those of the
-/// sources.
-template <class T>
-__global__ void reduce_kernel(const void* const* sources, int count, int partials,
-                              std::int64_t blocks, float* sum, double* block_squares) {
-  const int column = threadIdx.x % 32;
-  const std::int64_t block =
-      (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-  if (block >= blocks) return;
-  float rows[block_rows];
-  bool usable = true;
-  for (int r = 0; r < block_rows; ++r) {
-    const std::int64_t i = block * block_elements + r * block_columns + column;
-    float total = sum_tree<T>(sources, count, i);
-    for (int p = partials; p-- > 0;)
-      total = static_cast<const float*>(sources[count + p])[i] + total;
-    rows[r] = total;
-    sum[i] = rows[r];
-    usable &= math::is_usable(rows[r]);
-  }
-  const auto square = [&](int r) {
-    return static_cast<double>(rows[r]) * static_cast<double>(rows[r]);
-  };
-  double squares = math::tree_sum<block_rows>(square);
-  // Neighbours first: the same tree over columns as on the host.
-  for (int offset = 1; offset < 32; offset *= 2)
-    squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
-  usable = __all_sync(0xFFFFFFFFu, usable);
-  if (column == 0)
-    block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
 }
 
 class CudaDevice final : public Device {
@@ -102,7 +122,10 @@ class CudaDevice final : public Device {
           "cudaMallocManaged");
   }
 
-  ~CudaDevice() override { cudaFree(sources_); }
+  ~CudaDevice() override {
+    cudaFree(sources_);
+    cudaFree(runs_);
+  }
 
   void* allocate(std::size_t bytes) override {
     void* memory = nullptr;
@@ -121,25 +144,18 @@ class CudaDevice final : public Device {
     const void** next = std::ranges::copy(task.sources, sources_).out;
     std::ranges::copy(task.partials, next);
     const std::int64_t blocks = task.elements / block_elements;
-    const auto grid =
-        static_cast<unsigned>((blocks * 32 + threads_per_block - 1) / threads_per_block);
-    const auto kernel =
-        task.dtype == DType::fp32 ? &reduce_kernel<float> : &reduce_kernel<std::uint16_t>;
-    launch(kernel, grid, const_cast<const void* const*>(sources_),
+    launch(&reduce_kernel, blocks, task.dtype, const_cast<const void* const*>(sources_),
            static_cast<int>(task.sources.size()), static_cast<int>(task.partials.size()), blocks,
            task.sum, task.block_squares);
   }
 
   void update(const UpdateTask& task) override {
     if (task.elements == 0) return;
-    const StatePointers state{task.m1, task.m2, task.v};
-    const std::int64_t wanted = (task.elements + threads_per_block - 1) / threads_per_block;
-    const auto grid = static_cast<unsigned>(wanted < resident_blocks_ ? wanted : resident_blocks_);
-    dispatch(task, [&]<class Kernel, class Weights>(const Kernel& kernel, const Weights& weights) {
-      launch(&update_kernel<Kernel, Weights>, grid, kernel, weights, task.gradient_scale,
-             task.gradient, state, task.elements);
-    });
+    std::visit([&]<class Kernel>(const Kernel&) { update_with<Kernel>(task); },
+               task.runs.front().kernel);
   }
+
+  void stream(const StreamTask& task) override;
 
   std::string description() const override {
     return name_ + " (GPU " + std::to_string(device_) + ")";
@@ -149,10 +165,36 @@ class CudaDevice final : public Device {
   static constexpr std::size_t largest_group = 65536;
   static constexpr std::size_t most_partials = 64;  // 2^64 micro-batches
 
+  template <class Kernel>
+  void update_with(const UpdateTask& task) {
+    auto* runs = static_cast<Run<Kernel>*>(room_for_runs(task.runs.size() * sizeof(Run<Kernel>)));
+    for (std::size_t r = 0; r < task.runs.size(); ++r)
+      runs[r] = {task.runs[r].end / block_elements, std::get<Kernel>(task.runs[r].kernel)};
+    const auto kernel = task.arrays.state == StateStorage::full
+                            ? &update_kernel<Kernel, StateStorage::full>
+                            : &update_kernel<Kernel, StateStorage::compact>;
+    const std::int64_t blocks = task.elements / block_elements;
+    launch(kernel, blocks, task.arrays, static_cast<const Run<Kernel>*>(runs), blocks,
+           task.control);
+  }
+
+  void* room_for_runs(std::size_t bytes) {
+    if (bytes > runs_bytes_) {
+      check(cudaFree(runs_), "cudaFree");
+      runs_ = nullptr;
+      runs_bytes_ = 0;
+      check(cudaMallocManaged(&runs_, bytes), "cudaMallocManaged");
+      runs_bytes_ = bytes;
+    }
+    return runs_;
+  }
+
+  /// A warp a block, as many as are resident at once at most, and waits.
   template <class... Parameters, class... Arguments>
-  void launch(void (*kernel)(Parameters...), unsigned grid, const Arguments&... arguments) {
+  void launch(void (*kernel)(Parameters...), std::int64_t blocks, const Arguments&... arguments) {
+    const std::int64_t wanted = (blocks * lanes + threads_per_block - 1) / threads_per_block;
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(grid);
+    config.gridDim = dim3(static_cast<unsigned>(std::min(wanted, resident_blocks_)));
     config.blockDim = dim3(threads_per_block);
     check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), "cudaLaunchKernelEx");
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
@@ -162,7 +204,34 @@ class CudaDevice final : public Device {
   std::string name_;
   std::int64_t resident_blocks_ = 0;
   const void** sources_ = nullptr;
+  void* runs_ = nullptr;
+  std::size_t runs_bytes_ = 0;
 };
+
+/// A thread moves 16 bytes at a time; `mask` is 0, which the compiler doesn't know.
+__global__ void stream_kernel(uint4* data, std::int64_t count, bool written, unsigned mask,
+                              unsigned* sink) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  unsigned all = 0;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    uint4 words = data[i];
+    if (written) {
+      data[i] = {words.x ^ mask, words.y ^ mask, words.z ^ mask, words.w ^ mask};
+    } else {
+      all |= words.x | words.y | words.z | words.w;
+    }
+  }
+  if (!written && all == mask + 1) *sink = all;
+}
+
+void CudaDevice::stream(const StreamTask& task) {
+  for (const StreamArray& a : task.arrays) {
+    const std::int64_t count = task.blocks * a.bytes_per_block / std::int64_t{sizeof(uint4)};
+    launch(&stream_kernel, task.blocks, reinterpret_cast<uint4*>(a.data), count, a.written, 0u,
+           reinterpret_cast<unsigned*>(sources_));
+  }
+}
 
 }  // namespace
 

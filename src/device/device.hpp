@@ -3,7 +3,8 @@
 /// Where memory lives and kernels run: a host or a GPU. The optimizer talks to this interface
 /// alone.
 ///
-/// Calls complete before they return. Counts are elements, in whole blocks of 256.
+/// Calls complete before they return. Counts are elements, in whole blocks of 256; arrays begin at
+/// multiples of 16 bytes.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,17 +12,12 @@
 #include <span>
 #include <string>
 
+#include "math/compact.hpp"
+#include "math/random_bits.hpp"
 #include "math/update_rules.hpp"
 #include "shardmix/dtype.hpp"
 
 namespace shardmix::device {
-
-/// How the weights of an update are stored.
-enum class WeightStorage : std::uint8_t {
-  fp32,              ///< the fp32 parameter is the weight
-  bf16_fp32_master,  ///< bf16 parameter, fp32 master
-  bf16_remainder,    ///< bf16 parameter and the 16 bits it lacks
-};
 
 /// sum[i] = the sum of sources[r][i] over r, in fp32 and in the order of a fixed binary tree over
 /// r; then the partial sums are added to it from the left, the last one first.
@@ -35,18 +31,74 @@ struct ReduceTask {
   double* block_squares = nullptr;
 };
 
-/// One step of the rule on a run of elements that share their scalars.
-struct UpdateTask {
-  math::UpdateKernel kernel;
-  WeightStorage storage = WeightStorage::fp32;
-  std::int64_t elements = 0;
-  float gradient_scale = 1.0f;  ///< factor on the gradient: mean and clipping
-  const float* gradient = nullptr;
+/// What holds the fp32 weight of an element.
+enum class WeightStorage : std::uint8_t {
+  parameter,  ///< the parameter alone; where it has 16 bits, rounded stochastically
+  master,     ///< a 16-bit parameter and an fp32 master
+  remainder,  ///< a bf16 parameter and the 16 bits it lacks
+};
+
+/// How m1, m2 and v are stored.
+enum class StateStorage : std::uint8_t {
+  full,     ///< an fp32 array for each that the rule keeps
+  compact,  ///< a word for all of them, as math/compact.hpp has it, and scales for each block
+};
+
+/// The memory that an update works on. A plain value: kernels take a copy. What isn't there is
+/// null.
+struct UpdateArrays {
+  WeightStorage weights = WeightStorage::parameter;
+  StateStorage state = StateStorage::full;
+  DType dtype = DType::fp32;           ///< of the parameter
+  DType gradient_dtype = DType::fp32;  ///< fp32 or the parameter's
+  const void* gradient = nullptr;
   void* parameter = nullptr;
-  void* master = nullptr;  ///< fp32 or 16-bit remainders; unused where the parameter is fp32
-  float* m1 = nullptr;     ///< null where the rule has none; likewise m2
+  void* master = nullptr;  ///< fp32, or 16-bit remainders
+  float* m1 = nullptr;     ///< fp32 state alone; null where the rule doesn't keep it
   float* m2 = nullptr;
   float* v = nullptr;
+  /// Compact state alone: the upper `word_bytes` bytes of each word, the lower ones being 0: 4, or
+  /// 2 without m2, or 1 without m2 and v.
+  void* words = nullptr;
+  std::int32_t word_bytes = 0;
+  math::BlockScales* scales = nullptr;
+  std::int64_t first_block = 0;  ///< in the layout: random numbers depend on it
+  math::RandomKeys random;
+};
+
+/// What is known after the gradient norm alone; lies in memory of the device.
+struct UpdateControl {
+  float gradient_scale = 1.0f;  ///< factor on the gradient: mean, clipping, loss scale
+  std::int32_t skip = 0;        ///< nonzero: nothing changes
+};
+
+/// Blocks that share their scalars, from where the run before them ends.
+struct UpdateRun {
+  std::int64_t end = 0;  ///< in elements of the task
+  math::UpdateKernel kernel;
+};
+
+/// One step of a rule on a run of elements.
+struct UpdateTask {
+  UpdateArrays arrays;
+  std::int64_t elements = 0;
+  std::span<const UpdateRun> runs;  ///< of one rule; the last ends at `elements`
+  const UpdateControl* control = nullptr;
+};
+
+/// Memory that a streaming pass moves.
+struct StreamArray {
+  std::byte* data = nullptr;
+  std::int64_t bytes_per_block = 0;  ///< a multiple of 64
+  bool written = false;              ///< false: only read
+};
+
+/// A pass that moves bytes and changes none: the bound that an update's speed is measured against.
+struct StreamTask {
+  std::span<const StreamArray> arrays;
+  std::int64_t blocks = 0;
+  bool by_block =
+      true;  ///< block after block through all arrays, as an update does; or array after array
 };
 
 class Device {
@@ -63,6 +115,7 @@ class Device {
 
   virtual void reduce(const ReduceTask& task) = 0;
   virtual void update(const UpdateTask& task) = 0;
+  virtual void stream(const StreamTask& task) = 0;
 
   [[nodiscard]] virtual std::string description() const = 0;
 };

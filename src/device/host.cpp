@@ -1,13 +1,16 @@
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <limits>
 
 #include <fmt/format.h>
 
-#include "device/kernels.hpp"
+#include "device/block_reduce.hpp"
+#include "device/block_update.hpp"
 #include "shardmix/error.hpp"
 
 // One source, three instruction sets, chosen when the program starts. Sanitizers run before the
@@ -23,69 +26,81 @@
 namespace shardmix::device {
 namespace {
 
-using math::block_columns;
 using math::block_elements;
-using math::block_rows;
+using math::block_key;
 
-template <class Kernel, class Weights>
-SHARDMIX_MULTIVERSIONED void update_range(const Kernel& kernel, const Weights& weights, float scale,
-                                          const float* gradient, const StatePointers& state,
-                                          std::int64_t begin, std::int64_t end) {
+constexpr int n = block_elements;
+
+template <StateStorage State, class Kernel>
+SHARDMIX_MULTIVERSIONED void update_blocks(const Kernel& kernel, float gradient_scale,
+                                           const UpdateArrays& arrays, std::int64_t begin,
+                                           std::int64_t end) {
   const Kernel scalars = kernel;  // copies that no store below can alias
-  const Weights storage = weights;
-  const StatePointers arrays = state;
-#pragma GCC ivdep
-  for (std::int64_t i = begin; i < end; ++i)
-    update_element(scalars, storage, scale, gradient, arrays, i);
-}
-
-/// total = the sum over the sources' blocks at `begin`, as a binary tree.
-template <class T>
-void sum_tree(const void* const* sources, int count, std::int64_t begin, float* total) {
-  if (count == 1) {
-    const T* source = static_cast<const T*>(sources[0]) + begin;
-    for (std::int64_t i = 0; i < block_elements; ++i) total[i] = to_float(source[i]);
-    return;
+  const UpdateArrays a = arrays;
+  const bool rounds = rounds_parameters(a);
+  alignas(64) float g_buffer[n];
+  alignas(64) float theta_buffer[n];
+  alignas(64) std::uint32_t random[n];
+  States<n, State> states;
+  for (std::int64_t first = begin; first < end; first += n) {
+    const std::int64_t block = a.first_block + first / n;
+    const float* g = load_values<n>(a.gradient_dtype, a.gradient, first, g_buffer);
+    float* theta = load_weights<n>(a, first, theta_buffer);
+    if constexpr (State == StateStorage::full) {
+      states.update(scalars, a, first, gradient_scale, g, theta);
+    } else {
+      const math::Largest largest = states.update(scalars, a, first, gradient_scale, g, theta);
+      states.store(a, first, largest, block_key(a.random.state, block), 0);
+    }
+    if (rounds) {
+      for_each_random<n>(block_key(a.random.parameter, block), 0,
+                         [&](int i, std::uint32_t bits) { random[i] = bits; });
+    }
+    store_weights<n>(a, first, theta, rounds ? random : nullptr);
   }
-  const int left = left_terms(count);
-  alignas(64) float right[block_elements];
-  sum_tree<T>(sources, left, begin, total);
-  sum_tree<T>(sources + left, count - left, begin, right);
-  for (std::int64_t i = 0; i < block_elements; ++i) total[i] += right[i];
 }
 
-/// The sum of squares of a block: rows first, then columns, each as a binary tree. Squares of
-/// floats are exact in double.
-double sum_of_squares(const float* block) {
-  alignas(64) double columns[block_columns];
-  for (std::int64_t c = 0; c < block_columns; ++c) {
-    columns[c] = math::tree_sum<block_rows>([&](int row) {
-      const double x = block[row * block_columns + c];
-      return x * x;
-    });
-  }
-  return math::tree_sum<block_columns>([&](int c) { return columns[c]; });
-}
-
-template <class T>
 SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t begin,
                                            std::int64_t end) {
-  for (std::int64_t block = begin; block < end; block += block_elements) {
-    alignas(64) float total[block_elements];
-    sum_tree<T>(task.sources.data(), static_cast<int>(task.sources.size()), block, total);
-    for (auto partial = task.partials.rbegin(); partial != task.partials.rend(); ++partial) {
-      const float* left = *partial + block;
-      for (std::int64_t i = 0; i < block_elements; ++i) total[i] = left[i] + total[i];
-    }
-    float* sum = task.sum + block;
-    bool usable = true;
-    for (std::int64_t i = 0; i < block_elements; ++i) {
-      sum[i] = total[i];
-      usable &= math::is_usable(sum[i]);
-    }
-    task.block_squares[block / block_elements] =
-        usable ? sum_of_squares(sum) : std::numeric_limits<double>::infinity();
+  alignas(64) float total[n];
+  for (std::int64_t first = begin; first < end; first += n) {
+    sum_tree<n>(task.dtype, task.sources.data(), static_cast<int>(task.sources.size()), first,
+                total);
+    add_partials<n>(task.partials.data(), static_cast<int>(task.partials.size()), first, total);
+    copy<n>(total, task.sum + first);
+    task.block_squares[first / n] =
+        are_usable<n>(total) ? sum_of_squares<n>(total) : std::numeric_limits<double>::infinity();
   }
+}
+
+/// Reads `bytes`, and writes back what was read if `written`. The mask is 0: the compiler doesn't
+/// know.
+SHARDMIX_HOST_DEVICE std::uint64_t pass_over(const StreamArray& array, std::int64_t begin,
+                                             std::int64_t bytes, std::uint64_t mask) {
+  auto* words = reinterpret_cast<std::uint64_t*>(array.data + begin);
+  const std::int64_t count = bytes / std::int64_t{sizeof(std::uint64_t)};
+  std::uint64_t all = 0;
+  if (array.written) {
+    for (std::int64_t i = 0; i < count; ++i) words[i] ^= mask;
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) all |= words[i];
+  }
+  return all;
+}
+
+SHARDMIX_MULTIVERSIONED std::uint64_t stream_blocks(const StreamTask& task, std::int64_t begin,
+                                                    std::int64_t end, std::uint64_t mask) {
+  std::uint64_t all = 0;
+  if (task.by_block) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      for (const StreamArray& a : task.arrays)
+        all |= pass_over(a, block * a.bytes_per_block, a.bytes_per_block, mask);
+    }
+  } else {
+    for (const StreamArray& a : task.arrays)
+      all |= pass_over(a, begin * a.bytes_per_block, (end - begin) * a.bytes_per_block, mask);
+  }
+  return all;
 }
 
 class HostDevice final : public Device {
@@ -105,21 +120,36 @@ class HostDevice final : public Device {
   void release(void* memory, std::size_t bytes) noexcept override { munmap(memory, bytes); }
 
   void reduce(const ReduceTask& task) override {
+    share(task.elements,
+          [&](std::int64_t begin, std::int64_t end) { reduce_blocks(task, begin, end); });
+  }
+
+  void update(const UpdateTask& task) override {
+    const UpdateControl control = *task.control;
+    if (control.skip != 0) return;
     share(task.elements, [&](std::int64_t begin, std::int64_t end) {
-      if (task.dtype == DType::fp32) {
-        reduce_blocks<float>(task, begin, end);
-      } else {
-        reduce_blocks<std::uint16_t>(task, begin, end);
+      std::int64_t run_begin = 0;
+      for (const UpdateRun& run : task.runs) {
+        const std::int64_t from = std::max(begin, run_begin);
+        const std::int64_t to = std::min(end, run.end);
+        run_begin = run.end;
+        if (from >= to) continue;
+        std::visit(
+            [&]<class Kernel>(const Kernel& kernel) {
+              const auto update = task.arrays.state == StateStorage::full
+                                      ? &update_blocks<StateStorage::full, Kernel>
+                                      : &update_blocks<StateStorage::compact, Kernel>;
+              update(kernel, control.gradient_scale, task.arrays, from, to);
+            },
+            run.kernel);
       }
     });
   }
 
-  void update(const UpdateTask& task) override {
-    const StatePointers state{task.m1, task.m2, task.v};
-    dispatch(task, [&](const auto& kernel, const auto& weights) {
-      share(task.elements, [&](std::int64_t begin, std::int64_t end) {
-        update_range(kernel, weights, task.gradient_scale, task.gradient, state, begin, end);
-      });
+  void stream(const StreamTask& task) override {
+    const std::uint64_t mask = no_change_;
+    share(task.blocks * block_elements, [&](std::int64_t begin, std::int64_t end) {
+      sink_ = stream_blocks(task, begin / block_elements, end / block_elements, mask);
     });
   }
 
@@ -137,14 +167,16 @@ class HostDevice final : public Device {
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       const int t = omp_get_thread_num();
-      const int n = omp_get_num_threads();
-      const std::int64_t begin = blocks * t / n * block_elements;
-      const std::int64_t end = blocks * (t + 1) / n * block_elements;
+      const int count = omp_get_num_threads();
+      const std::int64_t begin = blocks * t / count * block_elements;
+      const std::int64_t end = blocks * (t + 1) / count * block_elements;
       if (begin < end) work(begin, end);
     }
   }
 
   int threads_;
+  volatile std::uint64_t no_change_ = 0;
+  std::atomic<std::uint64_t> sink_;
 };
 
 }  // namespace

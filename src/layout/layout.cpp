@@ -34,8 +34,8 @@ void Layout::place(const Parameters& parameters) {
   std::int64_t next_byte = 0;
   for (std::size_t r = 0; r < regions_.size(); ++r) {
     Region& region = regions_[r];
-    region.trainable = r < 2;
-    region.dtype = r % 2 == 0 ? DType::fp32 : DType::bf16;
+    region.trainable = r < all_dtypes.size();
+    region.dtype = all_dtypes[r % all_dtypes.size()];
     region.range.begin = next;
     region.byte_begin = next_byte;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -128,9 +128,8 @@ Shard shard(const Layout& layout, int rank, int size) {
   for (const Bucket& bucket : layout.buckets()) {
     const Range range = slice(bucket, rank, size);
     result.slices.push_back(
-        {.range = range, .shard_begin = result.elements, .bf16_begin = result.bf16_elements});
+        {.range = range, .shard_begin = result.elements});
     result.elements += range.size();
-    if (bucket.dtype == DType::bf16) result.bf16_elements += range.size();
   }
   return result;
 }

@@ -5,8 +5,7 @@
 ///
 /// Elements are numbered in blocks of 256. Every parameter begins at a block; the last block of a
 /// parameter is padded with elements that are always zero. Parameters are ordered by region
-/// (trainable fp32, trainable bf16, frozen fp32, frozen bf16) and, within it, as they were
-/// declared. The gradient buffer has the same offsets as the parameter buffer and ends with the
+/// (trainable fp32, bf16, fp16, then frozen ones) and, within it, as they were declared. The gradient buffer has the same offsets as the parameter buffer and ends with the
 /// trainable regions.
 
 #include <array>
@@ -80,7 +79,7 @@ class Layout {
   [[nodiscard]] const std::vector<Group>& groups() const noexcept { return groups_; }
 
   [[nodiscard]] std::int64_t parameter_bytes() const noexcept { return regions_.back().byte_end; }
-  [[nodiscard]] std::int64_t gradient_bytes() const noexcept { return regions_[1].byte_end; }
+  [[nodiscard]] std::int64_t gradient_bytes() const noexcept { return regions_[all_dtypes.size() - 1].byte_end; }
 
   [[nodiscard]] std::vector<Piece> pieces(Range range) const;
   [[nodiscard]] std::vector<GroupRun> group_runs(Range range) const;
@@ -96,7 +95,7 @@ class Layout {
   void place(const Parameters& parameters);
   void cut_buckets(std::int64_t bucket_elements);
 
-  std::array<Region, 4> regions_;
+  std::array<Region, 2 * all_dtypes.size()> regions_;
   std::vector<Range> ranges_;          ///< of each parameter, without padding
   std::vector<std::size_t> by_begin_;  ///< parameters that have elements, in the layout's order
   std::vector<Group> groups_;          ///< the distinct ones
@@ -113,14 +112,12 @@ class Layout {
 struct ShardSlice {
   Range range;
   std::int64_t shard_begin = 0;  ///< among the elements of all its slices
-  std::int64_t bf16_begin = 0;  ///< among those of bf16 parameters, the ones with a separate master
 };
 
 /// All slices of one rank, in the order of layout.buckets().
 struct Shard {
   std::vector<ShardSlice> slices;
-  std::int64_t elements = 0;       ///< padding included
-  std::int64_t bf16_elements = 0;  ///< those of them that belong to bf16 parameters
+  std::int64_t elements = 0;  ///< padding included
 };
 
 [[nodiscard]] Shard shard(const Layout& layout, int rank, int size);

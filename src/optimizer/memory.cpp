@@ -8,16 +8,21 @@ MemoryReport plan_memory(const Parameters& parameters, const Rule& rule, int ran
                          const OptimizerOptions& options) {
   const layout::Layout layout(parameters, options.bucket_elements);
   const layout::Shard shard = layout::shard(layout, rank, size);
-  const RuleStates states = states_of(rule);
-  const std::int64_t fp32_shard = 4 * shard.elements;
-  return {.parameter = layout.parameter_bytes(),
-          .gradient = layout.gradient_bytes(),
-          .reduced_gradient =
-              static_cast<std::int64_t>(optimizer::levels_for(options.micro_batches)) * fp32_shard,
-          .master = (options.master == Master::full ? 4 : 2) * shard.bf16_elements,
-          .m1 = states.m1 ? fp32_shard : 0,
-          .m2 = states.m2 ? fp32_shard : 0,
-          .v = states.v ? fp32_shard : 0};
+  const auto [m1, m2, v] = optimizer::moment_bytes(states_of(rule), options.state, shard.elements);
+  std::int64_t master = 0;
+  for (std::size_t b = 0; b < shard.slices.size(); ++b) {
+    master += shard.slices[b].range.size() *
+              optimizer::master_bytes(layout.buckets()[b].dtype, options.master);
+  }
+  return {
+      .parameter = layout.parameter_bytes(),
+      .gradient = layout.gradient_bytes(),
+      .reduced_gradient = static_cast<std::int64_t>(optimizer::levels_for(options.micro_batches)) *
+                          4 * shard.elements,
+      .master = master,
+      .m1 = m1,
+      .m2 = m2,
+      .v = v};
 }
 
 }  // namespace shardmix

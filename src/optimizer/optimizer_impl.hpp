@@ -22,9 +22,15 @@ struct ShardedOptimizer::Impl {
   optimizer::ShardedState state;
   optimizer::Reducer reducer;
   std::vector<std::unique_ptr<comm::Gather>> gathers;  ///< of each bucket; null when done
+  device::Buffer control;                              ///< an UpdateControl
+  double loss_scale;
+  std::int64_t usable_steps = 0;  ///< since the loss scale changed
 
-  /// Updates this rank's slice of a bucket; `gradient_scale` makes the sum the clipped mean.
-  void update_bucket(std::size_t bucket, float gradient_scale);
+  /// The step's kernel for each group of parameters.
+  [[nodiscard]] std::vector<math::UpdateKernel> group_kernels() const;
+  /// Updates this rank's slice of a bucket.
+  void update_bucket(std::size_t bucket, const std::vector<math::UpdateKernel>& kernels);
+  void adapt_loss_scale(bool usable);
   /// Begins to bring every rank's slice of a bucket's parameters here.
   void begin_gather(std::size_t bucket);
   void wait_bucket(std::size_t bucket);

@@ -7,7 +7,7 @@
 #include <bit>
 #include <cmath>
 
-#include "device/kernels.hpp"
+#include "device/storage.hpp"
 
 namespace shardmix::optimizer {
 namespace {
@@ -156,10 +156,7 @@ std::string Reducer::describe_unusable() {
   std::array<std::int64_t, 1> owner{own == first[0] ? collectives_.rank() : collectives_.size()};
   collectives_.all_reduce_min(owner);
   collectives_.broadcast(std::as_writable_bytes(std::span(&sum, 1)), static_cast<int>(owner[0]));
-  const std::byte* gradient = state_.gradient_at(first[0]);
-  const float here = parameter.dtype == DType::fp32
-                         ? *reinterpret_cast<const float*>(gradient)
-                         : math::float_from_bf16(*reinterpret_cast<const std::uint16_t*>(gradient));
+  const float here = device::load_value(parameter.dtype, state_.gradient_at(first[0]), 0);
   std::array<std::int64_t, 1> culprit{math::is_usable(here) ? collectives_.size()
                                                             : collectives_.rank()};
   collectives_.all_reduce_min(culprit);

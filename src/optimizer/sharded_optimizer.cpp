@@ -1,13 +1,15 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
 #include <limits>
 
 #include "comm/agree.hpp"
 #include "comm/runtime_impl.hpp"
-#include "math/step_scalars.hpp"
+#include "math/update_rules.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/error.hpp"
 
@@ -15,9 +17,12 @@ namespace shardmix {
 namespace {
 
 std::string describe(const Parameter& p) {
-  return fmt::format("'{}' ({}) {}, group {} {} {}, also named [{}]", p.name,
+  std::string numbers;
+  for (const auto& [name, value] : p.group.hyper_parameters)
+    numbers += fmt::format(", {} {}", name, value);
+  return fmt::format("'{}' ({}) {}, group {} {} {}{}, also named [{}]", p.name,
                      fmt::join(p.shape, ", "), name_of(p.dtype), p.group.lr_scale,
-                     p.group.weight_decay.value_or(-1.0), p.group.trainable,
+                     p.group.weight_decay.value_or(-1.0), p.group.trainable, numbers,
                      fmt::join(p.aliases, ", "));
 }
 
@@ -39,8 +44,10 @@ void require_same_everywhere(comm::Collectives& collectives, const Parameters& p
   }
   std::vector<std::int64_t> least;
   for (const Parameter& p : parameters) least.push_back(hash_of(describe(p)));
-  least.push_back(hash_of(fmt::format("{} {} {} {}", options.clip_norm, options.micro_batches,
-                                      static_cast<int>(options.master), options.bucket_elements)));
+  least.push_back(hash_of(fmt::format(
+      "{} {} {} {} {} {} {} {}", options.clip_norm, options.micro_batches,
+      static_cast<int>(options.master), static_cast<int>(options.state), options.bucket_elements,
+      options.seed, options.loss_scaling.initial, options.loss_scaling.growth_interval)));
   std::vector<std::int64_t> largest = least;
   collectives.all_reduce_min(least);
   collectives.all_reduce_max(largest);
@@ -54,12 +61,24 @@ void require_same_everywhere(comm::Collectives& collectives, const Parameters& p
     throw ConfigError("the ranks were given different optimizer options; all must be equal");
 }
 
+/// Throws ConfigError for bad hyper-parameters of the rule, or of a parameter's group.
+void validate_for(const Rule& rule, const Parameters& parameters) {
+  validate(rule);
+  for (const Parameter& p : parameters) {
+    try {
+      [[maybe_unused]] const Rule own = rule_for(rule, p.group);
+    } catch (const ConfigError& error) {
+      throw ConfigError(fmt::format("parameter '{}': {}", p.name, error.what()));
+    }
+  }
+}
+
 std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters parameters,
                                                   const Rule& rule,
                                                   const OptimizerOptions& options) {
   comm::Collectives& collectives = runtime.impl().collectives();
   comm::agreed(collectives, [&] {
-    validate(rule);
+    validate_for(rule, parameters);
     if (!(options.clip_norm >= 0.0)) {
       throw ConfigError(fmt::format("clip_norm must be above 0, or 0 for no clipping, but is {}",
                                     options.clip_norm));
@@ -67,6 +86,17 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
     if (options.micro_batches < 1) {
       throw ConfigError(
           fmt::format("micro_batches must be at least 1, but is {}", options.micro_batches));
+    }
+    const LossScaling& scaling = options.loss_scaling;
+    if (!(std::isfinite(scaling.initial) && scaling.initial >= 1.0)) {
+      throw ConfigError(fmt::format("loss_scaling.initial must be at least 1 and finite, but is {}",
+                                    scaling.initial));
+    }
+    if (scaling.growth_interval < 0) {
+      throw ConfigError(
+          fmt::format("loss_scaling.growth_interval must be at least 0 (0: a constant scale), but "
+                      "is {}",
+                      scaling.growth_interval));
     }
   });
   require_same_everywhere(collectives, parameters, options);
@@ -96,16 +126,42 @@ ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, Rule rul
       options(options_),
       state(device, parameters, states_of(rule), collectives.rank(), collectives.size(), options),
       reducer(collectives, device, parameters, state),
-      gathers(state.layout().buckets().size()) {}
+      gathers(state.layout().buckets().size()),
+      control(device, sizeof(device::UpdateControl)),
+      loss_scale(options.loss_scaling.initial) {}
 
-void ShardedOptimizer::Impl::update_bucket(std::size_t bucket, float gradient_scale) {
-  const math::StepClocks next{clocks.step, clocks.updates, clocks.slow_step};
-  for (const layout::GroupRun& run :
-       state.layout().group_runs(state.shard().slices[bucket].range)) {
-    device::UpdateTask task = state.update_task(bucket, run.range);
-    task.kernel = math::update_kernel(rule, state.layout().groups()[run.group], next);
-    task.gradient_scale = gradient_scale;
-    device.update(task);
+std::vector<math::UpdateKernel> ShardedOptimizer::Impl::group_kernels() const {
+  const math::StepClocks now{clocks.step, clocks.updates, clocks.slow_step};
+  std::vector<math::UpdateKernel> kernels;
+  for (const Group& group : state.layout().groups())
+    kernels.push_back(math::update_kernel(rule, group, now));
+  return kernels;
+}
+
+void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
+                                           const std::vector<math::UpdateKernel>& kernels) {
+  const layout::Range slice = state.shard().slices[bucket].range;
+  if (slice.empty()) return;
+  std::vector<device::UpdateRun> runs;
+  for (const layout::GroupRun& run : state.layout().group_runs(slice))
+    runs.push_back({.end = run.range.end - slice.begin, .kernel = kernels[run.group]});
+  device::UpdateArrays arrays = state.arrays(bucket);
+  arrays.random = math::random_keys(options.seed, clocks.updates);
+  device.update({.arrays = arrays,
+                 .elements = slice.size(),
+                 .runs = runs,
+                 .control = control.as<device::UpdateControl>()});
+}
+
+void ShardedOptimizer::Impl::adapt_loss_scale(bool usable) {
+  const LossScaling& scaling = options.loss_scaling;
+  if (scaling.growth_interval == 0) return;
+  if (!usable) {
+    loss_scale = std::max(1.0, loss_scale / 2.0);
+    usable_steps = 0;
+  } else if (++usable_steps == scaling.growth_interval) {
+    loss_scale *= 2.0;
+    usable_steps = 0;
   }
 }
 
@@ -197,7 +253,8 @@ StepReport ShardedOptimizer::step() {
   o.wait_all();
   o.reducer.finish_micro_batch(true);
   const optimizer::GradientSummary gradient = o.reducer.summarize();
-  const double mean = 1.0 / static_cast<double>(o.collectives.size() * o.reducer.micro_batches());
+  const auto slots = static_cast<double>(o.collectives.size() * o.reducer.micro_batches());
+  const double mean = 1.0 / (slots * o.loss_scale);
 
   const Clocks before = o.clocks;
   ++o.clocks.step;
@@ -207,6 +264,8 @@ StepReport ShardedOptimizer::step() {
   report.step = o.clocks.step;
   report.lr = lr_of(o.rule).at(o.clocks.step);
   report.gradient_norm = gradient.norm * mean;
+  report.loss_scale = o.loss_scale;
+  o.adapt_loss_scale(gradient.usable);
   if (const auto* rule = std::get_if<AdEMAMix>(&o.rule)) {
     report.alpha = rule->alpha_at(o.clocks.slow_step);
     report.beta3 = rule->beta3_at(o.clocks.slow_step);
@@ -223,9 +282,11 @@ StepReport ShardedOptimizer::step() {
   if (o.options.clip_norm > 0.0 && report.gradient_norm > o.options.clip_norm) {
     report.clip_scale = o.options.clip_norm / report.gradient_norm;
   }
-  const auto scale = static_cast<float>(mean * report.clip_scale);
+  o.control.as<device::UpdateControl>()->gradient_scale =
+      static_cast<float>(mean * report.clip_scale);
+  const std::vector<math::UpdateKernel> kernels = o.group_kernels();
   for (std::size_t b = 0; b < o.gathers.size(); ++b) {
-    o.update_bucket(b, scale);
+    o.update_bucket(b, kernels);
     o.begin_gather(b);
   }
   if (!o.options.overlap) o.wait_all();
@@ -245,14 +306,17 @@ void ShardedOptimizer::wait() {
 void ShardedOptimizer::switch_rule(Rule rule) {
   Impl& o = *impl_;
   comm::agreed(o.collectives, [&] {
-    validate(rule);
-    if (states_of(rule).m1 && !o.state.states().m1 && o.clocks.updates > 0) {
-      throw ConfigError(
-          "switch_rule: the new rule needs m1, which beta1 = 0 has not kept; start it with beta1 = "
-          "0");
+    validate_for(rule, o.parameters);
+    const RuleStates needed = states_of(rule);
+    const RuleStates& kept = o.state.states();
+    if (o.clocks.updates > 0 && ((needed.m1 && !kept.m1) || (needed.v && !kept.v))) {
+      throw ConfigError(fmt::format(
+          "switch_rule: {} needs {}, which {} has not kept{}", name_of(rule),
+          needed.m1 && !kept.m1 ? "m1" : "v", name_of(o.rule),
+          needed.m1 && !kept.m1 ? "; beta1 = 0, where it is a choice, needs none" : ""));
     }
   });
-  const bool m2_begins = states_of(rule).m2 && !o.state.states().m2;
+  const bool m2_begins = optimizer::m2_begins(o.state.states(), states_of(rule));
   comm::agreed(o.collectives, [&] { o.state.set_states(states_of(rule)); });
   if (m2_begins) o.clocks.slow_step = 0;
   o.rule = std::move(rule);
@@ -270,6 +334,9 @@ const OptimizerOptions& ShardedOptimizer::options() const noexcept {
 }
 const Clocks& ShardedOptimizer::clocks() const noexcept {
   return impl_->clocks;
+}
+double ShardedOptimizer::loss_scale() const noexcept {
+  return impl_->loss_scale;
 }
 MemoryReport ShardedOptimizer::memory() const noexcept {
   return impl_->state.memory();

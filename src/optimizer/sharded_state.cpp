@@ -4,13 +4,66 @@
 #include <bit>
 #include <cstring>
 
-#include "device/kernels.hpp"
-
 namespace shardmix::optimizer {
+namespace {
 
+using device::Moment;
+using device::StateStorage;
 using device::WeightStorage;
 using layout::Bucket;
 using layout::Range;
+
+constexpr std::array moments{Moment::m1, Moment::m2, Moment::v};
+
+bool keeps(const RuleStates& states, Moment moment) {
+  switch (moment) {
+    case Moment::m1:
+      return states.m1;
+    case Moment::m2:
+      return states.m2;
+    case Moment::v:
+      break;
+  }
+  return states.v;
+}
+
+Moment moment_of(State state) {
+  return state == State::m1 ? Moment::m1 : state == State::m2 ? Moment::m2 : Moment::v;
+}
+
+WeightStorage storage_of(DType dtype, Master master) {
+  switch (master_bytes(dtype, master)) {
+    case 4:
+      return WeightStorage::master;
+    case 2:
+      return WeightStorage::remainder;
+    default:
+      return WeightStorage::parameter;
+  }
+}
+
+}  // namespace
+
+std::int64_t master_bytes(DType dtype, Master master) noexcept {
+  if (dtype == DType::fp32 || master == Master::none) return 0;
+  return master == Master::remainder && dtype == DType::bf16 ? 2 : 4;
+}
+
+std::array<std::int64_t, 3> moment_bytes(const RuleStates& states, StateFormat format,
+                                         std::int64_t elements) noexcept {
+  if (format == StateFormat::full) {
+    const std::int64_t each = 4 * elements;
+    return {states.m1 ? each : 0, states.m2 ? each : 0, states.v ? each : 0};
+  }
+  // A byte a code for m1 and v; what is left of the words is m2's. The scales go to the last kept.
+  const std::int64_t words = elements * device::word_bytes_of(states);
+  const std::int64_t scales =
+      elements / math::block_elements * std::int64_t{sizeof(math::BlockScales)};
+  std::array<std::int64_t, 3> bytes{states.m1 ? elements : 0, 0, states.v ? elements : 0};
+  if (states.m2) bytes[1] = words - bytes[0] - bytes[2];
+  bytes[states.v ? 2 : states.m2 ? 1 : 0] += scales;
+  return bytes;
+}
 
 ShardedState::ShardedState(device::Device& device, const Parameters& parameters,
                            const RuleStates& states, int rank, int size,
@@ -19,13 +72,20 @@ ShardedState::ShardedState(device::Device& device, const Parameters& parameters,
       layout_(parameters, options.bucket_elements),
       shard_(layout::shard(layout_, rank, size)),
       size_(size),
-      master_kind_(options.master),
-      states_{.m1 = false, .m2 = false, .v = false},
+      options_(options),
+      states_(states),
       parameters_(device, layout_.parameter_bytes()),
       gradients_(device, layout_.gradient_bytes()),
-      master_(device, (options.master == Master::full ? 4 : 2) * shard_.bf16_elements) {
+      moments_(allocate(states)) {
+  std::int64_t bytes = 0;
+  for (std::size_t b = 0; b < shard_.slices.size(); ++b) {
+    master_begin_.push_back(bytes);
+    bytes +=
+        shard_.slices[b].range.size() * master_bytes(layout_.buckets()[b].dtype, options.master);
+  }
+  master_ = device::Buffer(device, bytes);
   reserve_levels(levels_for(options.micro_batches));
-  set_states(states);
+  start_master();  // of padding too
 }
 
 std::size_t levels_for(std::int64_t micro_batches) noexcept {
@@ -58,14 +118,48 @@ bool ShardedState::has(State state) const noexcept {
   return false;
 }
 
+ShardedState::Moments ShardedState::allocate(const RuleStates& states) const {
+  const std::int64_t n = shard_.elements;
+  Moments result;
+  if (options_.state == StateFormat::compact) {
+    result.words = device::Buffer(device_, n * device::word_bytes_of(states));
+    result.scales =
+        device::Buffer(device_, n / math::block_elements * std::int64_t{sizeof(math::BlockScales)});
+  } else {
+    if (states.m1) result.m1 = device::Buffer(device_, 4 * n);
+    if (states.m2) result.m2 = device::Buffer(device_, 4 * n);
+    if (states.v) result.v = device::Buffer(device_, 4 * n);
+  }
+  return result;
+}
+
+device::UpdateArrays ShardedState::arrays_of(const Moments& moments, const RuleStates& states) {
+  device::UpdateArrays a;
+  a.state = moments.words.data() != nullptr ? StateStorage::compact : StateStorage::full;
+  a.m1 = moments.m1.as<float>();
+  a.m2 = moments.m2.as<float>();
+  a.v = moments.v.as<float>();
+  a.words = moments.words.data();
+  a.word_bytes = device::word_bytes_of(states);
+  a.scales = moments.scales.as<math::BlockScales>();
+  return a;
+}
+
 void ShardedState::set_states(const RuleStates& states) {
-  const auto set = [&](device::Buffer& buffer, bool had, bool wanted) {
-    if (had != wanted)
-      buffer = wanted ? device::Buffer(device_, 4 * shard_.elements) : device::Buffer();
-  };
-  set(m1_, states_.m1, states.m1);
-  set(m2_, states_.m2, states.m2);
-  set(v_, states_.v, states.v);
+  if (states == states_) return;
+  Moments fresh = allocate(states);
+  const device::UpdateArrays from = arrays_of(moments_, states_);
+  const device::UpdateArrays to = arrays_of(fresh, states);
+  std::array<float, math::block_elements> block{};
+  for (const Moment moment : moments) {
+    if (!keeps(states_, moment) || !keeps(states, moment)) continue;
+    if (moment == Moment::m2 && m2_begins(states_, states)) continue;
+    for (std::int64_t i = 0; i < shard_.elements; i += math::block_elements) {
+      device::read_state(from, moment, i, math::block_elements, block.data());
+      device::write_state(to, moment, i, math::block_elements, block.data());
+    }
+  }
+  moments_ = std::move(fresh);
   states_ = states;
 }
 
@@ -98,29 +192,25 @@ comm::SlicedBucket ShardedState::sliced_gradients(std::size_t bucket) const {
   return sliced(gradients_, bucket);
 }
 
-WeightStorage ShardedState::storage_of(const Bucket& bucket) const noexcept {
-  if (bucket.dtype == DType::fp32) return WeightStorage::fp32;
-  return master_kind_ == Master::full ? WeightStorage::bf16_fp32_master
-                                      : WeightStorage::bf16_remainder;
-}
-
-device::UpdateTask ShardedState::update_task(std::size_t bucket, Range range) const {
+device::UpdateArrays ShardedState::arrays(std::size_t bucket) const {
+  const Bucket& b = layout_.buckets()[bucket];
   const layout::ShardSlice& slice = shard_.slices[bucket];
-  const std::int64_t in_slice = range.begin - slice.range.begin;
-  const std::int64_t i = slice.shard_begin + in_slice;
-  const WeightStorage storage = storage_of(layout_.buckets()[bucket]);
-  const std::int64_t master_bytes = storage == WeightStorage::bf16_fp32_master ? 4 : 2;
-  return {.kernel = {},
-          .storage = storage,
-          .elements = range.size(),
-          .gradient = reduced_[0].as<float>() + i,
-          .parameter = parameter_at(range.begin),
-          .master = storage == WeightStorage::fp32
-                        ? nullptr
-                        : master_.data() + (slice.bf16_begin + in_slice) * master_bytes,
-          .m1 = states_.m1 ? m1_.as<float>() + i : nullptr,
-          .m2 = states_.m2 ? m2_.as<float>() + i : nullptr,
-          .v = states_.v ? v_.as<float>() + i : nullptr};
+  const std::int64_t begin = slice.shard_begin;
+  device::UpdateArrays a = arrays_of(moments_, states_);
+  a.weights = storage_of(b.dtype, options_.master);
+  a.dtype = b.dtype;
+  a.gradient = reduced_[0].as<float>() + begin;
+  a.parameter = parameter_at(slice.range.begin);
+  a.master = master_.data() + master_begin_[bucket];
+  if (a.m1 != nullptr) a.m1 += begin;
+  if (a.m2 != nullptr) a.m2 += begin;
+  if (a.v != nullptr) a.v += begin;
+  if (a.words != nullptr) {
+    a.words = static_cast<std::byte*>(a.words) + begin * a.word_bytes;
+    a.scales += begin / math::block_elements;
+  }
+  a.first_block = slice.range.begin / math::block_elements;
+  return a;
 }
 
 void ShardedState::zero_gradients() noexcept {
@@ -134,14 +224,12 @@ std::span<std::byte> ShardedState::all_parameters() const noexcept {
 
 void ShardedState::start_master() noexcept {
   for (std::size_t b = 0; b < layout_.buckets().size(); ++b) {
-    const device::UpdateTask task = update_task(b, shard_.slices[b].range);
-    if (task.storage == WeightStorage::fp32) continue;
-    const auto* parameter = static_cast<const std::uint16_t*>(task.parameter);
-    for (std::int64_t i = 0; i < task.elements; ++i) {
-      if (task.storage == WeightStorage::bf16_remainder) {
-        static_cast<std::uint16_t*>(task.master)[i] = 0;
-      } else {
-        static_cast<float*>(task.master)[i] = math::float_from_bf16(parameter[i]);
+    const device::UpdateArrays a = arrays(b);
+    for (std::int64_t i = 0; i < shard_.slices[b].range.size(); ++i) {
+      if (a.weights == WeightStorage::remainder) {
+        static_cast<std::uint16_t*>(a.master)[i] = math::no_remainder;
+      } else if (a.weights == WeightStorage::master) {
+        static_cast<float*>(a.master)[i] = device::load_value(a.dtype, a.parameter, i);
       }
     }
   }
@@ -149,61 +237,49 @@ void ShardedState::start_master() noexcept {
 
 void ShardedState::read(State state, std::size_t bucket, Range range,
                         float* values) const noexcept {
-  const device::UpdateTask task = update_task(bucket, range);
-  const auto count = static_cast<std::size_t>(range.size());
+  const device::UpdateArrays a = arrays(bucket);
+  const std::int64_t begin = range.begin - shard_.slices[bucket].range.begin;
   if (state == State::master) {
-    device::dispatch(task, [&](const auto&, const auto& weights) {
-      for (std::int64_t i = 0; i < task.elements; ++i) values[i] = weights.load(i);
-    });
-    return;
+    device::read_weights(a, begin, range.size(), values);
+  } else {
+    device::read_state(a, moment_of(state), begin, range.size(), values);
   }
-  const float* array = state == State::m1 ? task.m1 : state == State::m2 ? task.m2 : task.v;
-  std::memcpy(values, array, count * sizeof(float));
 }
 
 void ShardedState::write(State state, std::size_t bucket, Range range,
                          const float* values) noexcept {
-  const device::UpdateTask task = update_task(bucket, range);
+  const device::UpdateArrays a = arrays(bucket);
+  const std::int64_t begin = range.begin - shard_.slices[bucket].range.begin;
   if (state == State::master) {
-    device::dispatch(task, [&](const auto&, const auto& weights) {
-      for (std::int64_t i = 0; i < task.elements; ++i) weights.store(i, values[i]);
-    });
-    return;
+    device::write_weights(a, begin, range.size(), values);
+  } else {
+    device::write_state(a, moment_of(state), begin, range.size(), values);
   }
-  float* array = state == State::m1 ? task.m1 : state == State::m2 ? task.m2 : task.v;
-  std::memcpy(array, values, static_cast<std::size_t>(range.size()) * sizeof(float));
 }
 
 MemoryReport ShardedState::memory() const noexcept {
+  const auto [m1, m2, v] = moment_bytes(states_, options_.state, shard_.elements);
   return {.parameter = parameters_.bytes(),
           .gradient = gradients_.bytes(),
           .reduced_gradient = std::ssize(reduced_) * 4 * shard_.elements,
           .master = master_.bytes(),
-          .m1 = m1_.bytes(),
-          .m2 = m2_.bytes(),
-          .v = v_.bytes()};
+          .m1 = m1,
+          .m2 = m2,
+          .v = v};
 }
 
 void read_frozen(const ShardedState& state, const Bucket& bucket, Range range,
                  float* values) noexcept {
   const std::byte* data = state.parameter_at(range.begin);
-  for (std::int64_t i = 0; i < range.size(); ++i) {
-    values[i] = bucket.dtype == DType::fp32
-                    ? reinterpret_cast<const float*>(data)[i]
-                    : math::float_from_bf16(reinterpret_cast<const std::uint16_t*>(data)[i]);
-  }
+  for (std::int64_t i = 0; i < range.size(); ++i)
+    values[i] = device::load_value(bucket.dtype, data, i);
 }
 
 void write_frozen(const ShardedState& state, const Bucket& bucket, Range range,
                   const float* values) noexcept {
   std::byte* data = state.parameter_at(range.begin);
-  for (std::int64_t i = 0; i < range.size(); ++i) {
-    if (bucket.dtype == DType::fp32) {
-      reinterpret_cast<float*>(data)[i] = values[i];
-    } else {
-      reinterpret_cast<std::uint16_t*>(data)[i] = math::bf16_from_float(values[i]);
-    }
-  }
+  for (std::int64_t i = 0; i < range.size(); ++i)
+    device::store_value(bucket.dtype, data, i, values[i]);
 }
 
 }  // namespace shardmix::optimizer

@@ -10,6 +10,7 @@
 
 #include "comm/collectives.hpp"
 #include "device/device.hpp"
+#include "device/storage.hpp"
 #include "layout/layout.hpp"
 #include "shardmix/optimizer.hpp"
 
@@ -29,6 +30,18 @@ inline constexpr std::array all_states{State::master, State::m1, State::m2, Stat
 /// among n's binary digits.
 [[nodiscard]] std::size_t levels_for(std::int64_t micro_batches) noexcept;
 
+/// Whether m2 starts at zero when a rule takes over from another.
+[[nodiscard]] constexpr bool m2_begins(const RuleStates& before, const RuleStates& after) noexcept {
+  return after.m2 && (!before.m2 || before.m2_is_sum != after.m2_is_sum);
+}
+
+/// Bytes of one element's master weight.
+[[nodiscard]] std::int64_t master_bytes(DType dtype, Master master) noexcept;
+
+/// Bytes of a shard of `elements` of m1, m2 and v in a format, in this order.
+[[nodiscard]] std::array<std::int64_t, 3> moment_bytes(const RuleStates& states, StateFormat format,
+                                                       std::int64_t elements) noexcept;
+
 class ShardedState {
  public:
   ShardedState(device::Device& device, const Parameters& parameters, const RuleStates& states,
@@ -39,7 +52,8 @@ class ShardedState {
   [[nodiscard]] const RuleStates& states() const noexcept { return states_; }
   [[nodiscard]] bool has(State state) const noexcept;
 
-  /// Allocates what `states` has and this lacks, at zero, and frees what it lacks.
+  /// Allocates what `states` has and this lacks, at zero, and frees what it lacks. A sum in place
+  /// of an average counts as another m2.
   void set_states(const RuleStates& states);
 
   [[nodiscard]] std::byte* parameter_at(std::int64_t element) const noexcept;
@@ -54,8 +68,8 @@ class ShardedState {
   [[nodiscard]] comm::SlicedBucket sliced_parameters(std::size_t bucket) const;
   [[nodiscard]] comm::SlicedBucket sliced_gradients(std::size_t bucket) const;
 
-  /// The update of `range`, a part of slice `bucket`, but for its kernel and scale.
-  [[nodiscard]] device::UpdateTask update_task(std::size_t bucket, layout::Range range) const;
+  /// The memory of slice `bucket`, but for its random keys.
+  [[nodiscard]] device::UpdateArrays arrays(std::size_t bucket) const;
 
   void zero_gradients() noexcept;
   /// The whole parameter buffer of this rank.
@@ -71,22 +85,31 @@ class ShardedState {
   [[nodiscard]] MemoryReport memory() const noexcept;
 
  private:
-  [[nodiscard]] device::WeightStorage storage_of(const layout::Bucket& bucket) const noexcept;
+  /// The arrays of one rule's states.
+  struct Moments {
+    device::Buffer m1;
+    device::Buffer m2;
+    device::Buffer v;
+    device::Buffer words;
+    device::Buffer scales;
+  };
+  [[nodiscard]] Moments allocate(const RuleStates& states) const;
+  [[nodiscard]] static device::UpdateArrays arrays_of(const Moments& moments,
+                                                      const RuleStates& states);
   [[nodiscard]] comm::SlicedBucket sliced(const device::Buffer& buffer, std::size_t bucket) const;
 
   device::Device& device_;
   layout::Layout layout_;
   layout::Shard shard_;
   int size_;
-  Master master_kind_;
+  OptimizerOptions options_;
   RuleStates states_;
   device::Buffer parameters_;
   device::Buffer gradients_;
-  std::vector<device::Buffer> reduced_;  ///< by level
+  std::vector<device::Buffer> reduced_;     ///< by level
+  std::vector<std::int64_t> master_begin_;  ///< of each slice, in bytes of master_
   device::Buffer master_;
-  device::Buffer m1_;
-  device::Buffer m2_;
-  device::Buffer v_;
+  Moments moments_;
 };
 
 /// Frozen parameters have no state: their values are read and written in the parameter buffer.

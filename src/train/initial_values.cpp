@@ -10,7 +10,7 @@ namespace shardmix::train {
 namespace {
 
 /// Four independent standard normal numbers (Box and Muller, 1958).
-std::array<float, 4> four_normals(const std::array<std::uint32_t, 4>& bits) {
+std::array<float, 4> four_normals(const math::Philox& bits) {
   std::array<float, 4> normals{};
   for (std::size_t pair = 0; pair < 4; pair += 2) {
     // In (0, 1]: the logarithm of 0 has no value.

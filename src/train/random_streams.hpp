@@ -3,7 +3,6 @@
 /// The trainer's random numbers: each is a pure function of the run's seed and of a place, so that
 /// no rank has a generator's state to keep, to share or to store.
 
-#include <array>
 #include <cstdint>
 
 #include "math/philox.hpp"
@@ -20,13 +19,13 @@ struct RandomPlace {
 };
 
 /// 128 random bits.
-[[nodiscard]] constexpr std::array<std::uint32_t, 4> random_words(std::uint64_t seed,
-                                                                  const RandomPlace& place) {
+[[nodiscard]] constexpr math::Philox random_words(std::uint64_t seed, const RandomPlace& place) {
   const auto low = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
   const auto high = [](std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); };
   return math::philox4x32(
-      {low(place.number), high(place.number), place.item, static_cast<std::uint32_t>(place.stream)},
-      {low(seed), high(seed)});
+      {{low(place.number), high(place.number), place.item,
+        static_cast<std::uint32_t>(place.stream)}},
+      low(seed), high(seed));
 }
 
 }  // namespace shardmix::train

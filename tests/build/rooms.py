@@ -11,9 +11,10 @@ BELOW = {
     "device": {"math"},
     "comm": {"device"},
     "optimizer": {"math", "layout", "device", "comm"},
-    "checkpoint": {"layout", "comm", "optimizer"},
+    "checkpoint": {"math", "layout", "comm", "optimizer"},
+    "bench": {"math", "device"},
     "train": {"math", "comm"},
-    "cli": {"train", "comm"},
+    "cli": {"train", "bench", "comm"},
 }
 # Which libraries a room alone may know.
 OWNERS = {

@@ -33,7 +33,7 @@ inline Parameters awkward_parameters(DType dtype = fp32) {
 /// A number in [-1, 1) that depends on its arguments alone.
 inline double noise(std::uint32_t stream, std::uint32_t step, std::uint32_t parameter,
                     std::uint32_t element) {
-  return static_cast<double>(math::philox4x32({element, parameter, step, stream}, {17, 4})[0]) /
+  return static_cast<double>(math::philox4x32({element, parameter, step, stream}, 17, 4).word[0]) /
              2147483648.0 -
          1.0;
 }

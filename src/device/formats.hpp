@@ -1,0 +1,253 @@
+#pragma once
+
+/// How values lie in memory: the one place where dtypes, kinds of master weights and state formats
+/// are told apart.
+///
+/// Functions work on N consecutive elements at once: a block on a host, eight in a thread of a GPU.
+/// They are loops over lanes of 32 bits; conversions from and to narrower ones are loops of their
+/// own, since a compiler turns a loop of mixed widths into many short vectors. On a host, fp32
+/// values are worked on where they lie, and on a GPU in registers: so what loads takes a buffer,
+/// and returns where the values are.
+
+#include <cstdint>
+#include <type_traits>
+
+#include "device/device.hpp"
+#include "math/bfloat16.hpp"
+#include "math/block.hpp"
+#include "math/float16.hpp"
+#include "math/qualifiers.hpp"
+
+namespace shardmix::device {
+
+/// Calls f(i) for each i below N.
+template <int N, class F>
+SHARDMIX_HOST_DEVICE void for_each(const F& f) {
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#else
+#pragma GCC ivdep
+#endif
+  for (int i = 0; i < N; ++i) f(i);
+}
+
+/// Calls f(i, random bits of element `first` + i of a block) for each i below N, which is the block
+/// or at most a half of it.
+template <int N, class F>
+SHARDMIX_HOST_DEVICE void for_each_random(std::uint32_t block_key, int first, const F& f) {
+  constexpr int half = math::block_elements / 2;
+  constexpr int own = N < half ? N : half;
+  const bool is_second = first >= half;
+  for_each<own>([&](int i) {
+    const std::uint32_t random =
+        math::random_bits(block_key, static_cast<std::uint32_t>((first + i) % half));
+    f(i, is_second ? math::second_half(random) : random);
+    if constexpr (N > half) f(i + half, math::second_half(random));
+  });
+}
+
+/// Copies N values in accesses of 16 bytes on a GPU (8 where they are no more).
+template <int N, class T>
+SHARDMIX_HOST_DEVICE void copy(const T* from, T* to) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (N * sizeof(T) % 16 == 0) {
+    for_each<N * sizeof(T) / 16>(
+        [&](int i) { reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i]; });
+  } else {
+    static_assert(N * sizeof(T) == 8);
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+  }
+#else
+  for_each<N>([&](int i) { to[i] = from[i]; });
+#endif
+}
+
+/// Where the N values at `memory` are: there, or in `buffer` on a GPU.
+template <int N, class T>
+SHARDMIX_HOST_DEVICE T* values_at(T* memory, [[maybe_unused]] std::remove_const_t<T>* buffer) {
+#if defined(__CUDA_ARCH__)
+  copy<N>(static_cast<const T*>(memory), buffer);
+  return buffer;
+#else
+  return memory;
+#endif
+}
+
+/// Puts N values that are where values_at() said back to `memory`.
+template <int N, class T>
+SHARDMIX_HOST_DEVICE void put_back([[maybe_unused]] const T* from, [[maybe_unused]] T* memory) {
+#if defined(__CUDA_ARCH__)
+  copy<N>(from, memory);
+#endif
+}
+
+/// N integers of 8 or 16 bits from memory, one in a lane of 32 bits; signed ones with their sign
+/// extended.
+template <int N, class Narrow>
+SHARDMIX_HOST_DEVICE void load_lanes(const Narrow* from, std::uint32_t* to) {
+#if defined(__CUDA_ARCH__)
+  alignas(16) Narrow narrow[N];
+  copy<N>(from, narrow);
+  for_each<N>([&](int i) { to[i] = static_cast<std::uint32_t>(narrow[i]); });
+#else
+  for_each<N>([&](int i) { to[i] = static_cast<std::uint32_t>(from[i]); });
+#endif
+}
+
+/// The inverse: stores the lower bits of N lanes.
+template <int N, class Narrow>
+SHARDMIX_HOST_DEVICE void store_lanes(const std::uint32_t* from, Narrow* to) {
+#if defined(__CUDA_ARCH__)
+  alignas(16) Narrow narrow[N];
+  for_each<N>([&](int i) { narrow[i] = static_cast<Narrow>(from[i]); });
+  copy<N>(narrow, to);
+#else
+  for_each<N>([&](int i) { to[i] = static_cast<Narrow>(from[i]); });
+#endif
+}
+
+struct Bf16 {
+  SHARDMIX_HOST_DEVICE static float widen(std::uint32_t bits) {
+    return math::float_from_bf16(bits);
+  }
+  SHARDMIX_HOST_DEVICE static std::uint32_t narrow(float value) { return math::bf16_bits(value); }
+  SHARDMIX_HOST_DEVICE static std::uint32_t narrow(float value, std::uint32_t random) {
+    return math::bf16_bits(value, random);
+  }
+};
+
+struct Fp16 {
+  SHARDMIX_HOST_DEVICE static float widen(std::uint32_t bits) {
+    return math::float_from_fp16(bits);
+  }
+  SHARDMIX_HOST_DEVICE static std::uint32_t narrow(float value) { return math::fp16_bits(value); }
+  SHARDMIX_HOST_DEVICE static std::uint32_t narrow(float value, std::uint32_t random) {
+    return math::fp16_bits(value, random);
+  }
+};
+
+template <int N, class Half>
+SHARDMIX_HOST_DEVICE float* widen_halves(const std::uint16_t* from, float* buffer) {
+  alignas(64) std::uint32_t bits[N];
+  load_lanes<N>(from, bits);
+  for_each<N>([&](int i) { buffer[i] = Half::widen(bits[i]); });
+  return buffer;
+}
+
+/// N values of any dtype as fp32, from element `begin` on.
+template <int N>
+SHARDMIX_HOST_DEVICE const float* load_values(DType dtype, const void* from, std::int64_t begin,
+                                              float* buffer) {
+  if (dtype == DType::fp32) return values_at<N>(static_cast<const float*>(from) + begin, buffer);
+  const auto* halves = static_cast<const std::uint16_t*>(from) + begin;
+  return dtype == DType::bf16 ? widen_halves<N, Bf16>(halves, buffer)
+                              : widen_halves<N, Fp16>(halves, buffer);
+}
+
+/// The fp32 weights of N elements.
+template <int N>
+SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t begin, float* buffer) {
+  if (a.dtype == DType::fp32) return values_at<N>(static_cast<float*>(a.parameter) + begin, buffer);
+  if (a.weights == WeightStorage::master)
+    return values_at<N>(static_cast<float*>(a.master) + begin, buffer);
+  const auto* parameters = static_cast<const std::uint16_t*>(a.parameter) + begin;
+  if (a.weights == WeightStorage::remainder) {
+    alignas(64) std::uint32_t parameter[N];
+    alignas(64) std::uint32_t remainder[N];
+    load_lanes<N>(parameters, parameter);
+    load_lanes<N>(static_cast<const std::uint16_t*>(a.master) + begin, remainder);
+    for_each<N>([&](int i) { buffer[i] = math::weight_from(parameter[i], remainder[i]); });
+    return buffer;
+  }
+  return a.dtype == DType::bf16 ? widen_halves<N, Bf16>(parameters, buffer)
+                                : widen_halves<N, Fp16>(parameters, buffer);
+}
+
+template <int N, class Half>
+SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, const std::uint32_t* random,
+                                        std::uint16_t* to) {
+  alignas(64) std::uint32_t bits[N];
+  if (random == nullptr) {
+    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i]); });
+  } else {
+    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i], random[i] >> 16); });
+  }
+  store_lanes<N>(bits, to);
+}
+
+/// Stores weights that came from load_weights(), and the parameters: the nearest, or, without
+/// master, by `random`, a word an element.
+template <int N>
+SHARDMIX_HOST_DEVICE void store_weights(const UpdateArrays& a, std::int64_t begin,
+                                        const float* from, const std::uint32_t* random) {
+  if (a.dtype == DType::fp32) {
+    put_back<N>(from, static_cast<float*>(a.parameter) + begin);
+    return;
+  }
+  auto* halves = static_cast<std::uint16_t*>(a.parameter) + begin;
+  if (a.dtype == DType::bf16) {
+    narrow_halves<N, Bf16>(from, random, halves);
+  } else {
+    narrow_halves<N, Fp16>(from, random, halves);
+  }
+  if (a.weights == WeightStorage::master) {
+    put_back<N>(from, static_cast<float*>(a.master) + begin);
+  } else if (a.weights == WeightStorage::remainder) {
+    alignas(64) std::uint32_t remainder[N];
+    for_each<N>([&](int i) { remainder[i] = math::remainder_of(from[i]); });
+    store_lanes<N>(remainder, static_cast<std::uint16_t*>(a.master) + begin);
+  }
+}
+
+/// N fp32 values of a state, zeros where it isn't kept.
+template <int N>
+SHARDMIX_HOST_DEVICE float* load_state(float* state, std::int64_t begin, float* buffer) {
+  if (state != nullptr) return values_at<N>(state + begin, buffer);
+  for_each<N>([&](int i) { buffer[i] = 0.0f; });
+  return buffer;
+}
+
+template <int N>
+SHARDMIX_HOST_DEVICE void store_state(float* state, std::int64_t begin, const float* from) {
+  if (state != nullptr) put_back<N>(from, state + begin);
+}
+
+template <int N, class Narrow, int Shift>
+SHARDMIX_HOST_DEVICE void widen_words(const void* from, std::int64_t begin, std::uint32_t* to) {
+  load_lanes<N>(static_cast<const Narrow*>(from) + begin, to);
+  for_each<N>([&](int i) { to[i] <<= Shift; });
+}
+
+template <int N, class Narrow, int Shift>
+SHARDMIX_HOST_DEVICE void narrow_words(const std::uint32_t* from, std::int64_t begin, void* to) {
+  alignas(64) std::uint32_t lanes[N];
+  for_each<N>([&](int i) { lanes[i] = from[i] >> Shift; });
+  store_lanes<N>(lanes, static_cast<Narrow*>(to) + begin);
+}
+
+/// The words of N elements in compact state.
+template <int N>
+SHARDMIX_HOST_DEVICE std::uint32_t* load_words(const UpdateArrays& a, std::int64_t begin,
+                                               std::uint32_t* buffer) {
+  if (a.word_bytes == 4) return values_at<N>(static_cast<std::uint32_t*>(a.words) + begin, buffer);
+  if (a.word_bytes == 2) {
+    widen_words<N, std::uint16_t, 16>(a.words, begin, buffer);
+  } else {
+    widen_words<N, std::uint8_t, 24>(a.words, begin, buffer);
+  }
+  return buffer;
+}
+
+template <int N>
+SHARDMIX_HOST_DEVICE void store_words(const UpdateArrays& a, std::int64_t begin,
+                                      const std::uint32_t* from) {
+  if (a.word_bytes == 4) {
+    put_back<N>(from, static_cast<std::uint32_t*>(a.words) + begin);
+  } else if (a.word_bytes == 2) {
+    narrow_words<N, std::uint16_t, 16>(from, begin, a.words);
+  } else {
+    narrow_words<N, std::uint8_t, 24>(from, begin, a.words);
+  }
+}
+
+}  // namespace shardmix::device

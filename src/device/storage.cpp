@@ -1,0 +1,97 @@
+#include "device/storage.hpp"
+
+#include <algorithm>
+#include <array>
+
+namespace shardmix::device {
+namespace {
+
+using math::block_elements;
+
+template <class State>
+auto& of(State& states, Moment moment) {
+  switch (moment) {
+    case Moment::m1:
+      return states.m1;
+    case Moment::m2:
+      return states.m2;
+    case Moment::v:
+      break;
+  }
+  return states.v;
+}
+
+}  // namespace
+
+float load_value(DType dtype, const void* from, std::int64_t i) noexcept {
+  float value = 0.0f;
+  return *load_values<1>(dtype, from, i, &value);
+}
+
+void store_value(DType dtype, void* to, std::int64_t i, float value) noexcept {
+  if (dtype == DType::fp32) {
+    static_cast<float*>(to)[i] = value;
+  } else {
+    static_cast<std::uint16_t*>(to)[i] =
+        dtype == DType::bf16 ? math::bf16_from_float(value) : math::fp16_from_float(value);
+  }
+}
+
+void read_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
+                  float* to) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = *load_weights<1>(arrays, begin + i, to + i);
+}
+
+void write_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
+                   const float* from) noexcept {
+  for (std::int64_t i = 0; i < count; ++i) {
+    float buffer = 0.0f;
+    float* weight = load_weights<1>(arrays, begin + i, &buffer);
+    *weight = from[i];
+    store_weights<1>(arrays, begin + i, weight, nullptr);
+  }
+}
+
+void read_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, std::int64_t count,
+                float* to) noexcept {
+  if (arrays.state == StateStorage::full) {
+    std::copy_n(of(arrays, moment) + begin, count, to);
+    return;
+  }
+  for (std::int64_t i = begin; i < begin + count; ++i) {
+    std::uint32_t buffer = 0;
+    const std::uint32_t word = *load_words<1>(arrays, i, &buffer);
+    const math::Moments s = math::unpacked(word, arrays.scales[i / block_elements]);
+    *to++ = of(s, moment);
+  }
+}
+
+void write_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, std::int64_t count,
+                 const float* from) noexcept {
+  if (arrays.state == StateStorage::full) {
+    std::copy_n(from, count, of(arrays, moment) + begin);
+    return;
+  }
+  for (std::int64_t done = 0; done < count; done += block_elements) {
+    const std::int64_t first = begin + done;
+    std::array<float, block_elements> block{};
+    std::copy_n(from + done, std::min(block_elements, count - done), block.begin());
+    math::Largest largest;
+    std::uint32_t& own = of(largest, moment);
+    for (const float x : block) own = std::max(own, math::magnitude_bits(x));
+    math::BlockScales& scales = arrays.scales[first / block_elements];
+    const math::BlockScales before = scales;
+    math::BlockScales own_scale = math::scales_for(largest);
+    of(scales, moment) = of(own_scale, moment);
+    for (std::int64_t i = 0; i < block_elements; ++i) {
+      std::uint32_t buffer = 0;
+      std::uint32_t* word = load_words<1>(arrays, first + i, &buffer);
+      math::Moments s = math::unpacked(*word, before);
+      of(s, moment) = block[static_cast<std::size_t>(i)];
+      *word = math::packed(s, math::inverse(scales), math::nearest);
+      store_words<1>(arrays, first + i, word);
+    }
+  }
+}
+
+}  // namespace shardmix::device

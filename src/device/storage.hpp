@@ -1,0 +1,40 @@
+#pragma once
+
+/// Values in the memory of updates, one by one: for what isn't a kernel (checkpoints, start
+/// values).
+
+#include <cstdint>
+
+#include "device/formats.hpp"
+#include "shardmix/rules.hpp"
+
+namespace shardmix::device {
+
+/// The three averages that an update rule may keep.
+enum class Moment : std::uint8_t { m1, m2, v };
+
+/// Bytes of the words of compact state: see UpdateArrays.
+[[nodiscard]] constexpr std::int32_t word_bytes_of(const RuleStates& states) noexcept {
+  return states.m2 ? 4 : states.v ? 2 : states.m1 ? 1 : 0;
+}
+
+/// A value as fp32. `to` of store_value() gets the nearest.
+[[nodiscard]] float load_value(DType dtype, const void* from, std::int64_t i) noexcept;
+void store_value(DType dtype, void* to, std::int64_t i, float value) noexcept;
+
+/// The fp32 weights of elements [begin, begin + count); writing them sets the parameters too.
+void read_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
+                  float* to) noexcept;
+void write_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
+                   const float* from) noexcept;
+
+/// A state that is kept, of elements [begin, begin + count), as fp32.
+void read_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, std::int64_t count,
+                float* to) noexcept;
+
+/// The inverse. Compact: `begin` is at a block, what is left of the last block becomes zero, and
+/// codes are the nearest: values that were read are stored as they were.
+void write_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, std::int64_t count,
+                 const float* from) noexcept;
+
+}  // namespace shardmix::device
