@@ -63,7 +63,7 @@ struct UpdateArrays {
   std::int32_t word_bytes = 0;
   math::BlockScales* scales = nullptr;
   std::int64_t first_block = 0;  ///< in the layout: random numbers depend on it
-  math::RandomKeys random;
+  math::RandomKeys random = {};
 };
 
 /// What is known after the gradient norm alone; lies in memory of the device.
