@@ -20,6 +20,7 @@ std::string help_for(const Arguments& arguments) {
   if (arguments.empty()) return help();
   if (arguments.front() == "train") return train_help();
   if (arguments.front() == "checkpoint") return checkpoint_help();
+  if (arguments.front() == "bench") return bench_help();
   return help();
 }
 
@@ -33,6 +34,7 @@ int run(int& argc, char**& argv) {
   const Arguments arguments(all.begin() + 1, all.end());
   if (command == "train") return train_command(arguments, argc, argv);
   if (command == "checkpoint") return checkpoint_command(arguments);
+  if (command == "bench") return bench_command(arguments);
   if (command == "--version") {
     print(version_text());
   } else if (command == "--help" || command == "-h" || command == "help") {
@@ -40,7 +42,8 @@ int run(int& argc, char**& argv) {
   } else {
     throw ConfigError(fmt::format(
         "there is no command '{}'{}; shardmix --help lists them", command,
-        did_you_mean(command, {"train", "checkpoint", "help", "--help", "--version"}, "")));
+        did_you_mean(command, {"train", "checkpoint", "bench", "help", "--help", "--version"},
+                     "")));
   }
   return 0;
 }
@@ -54,6 +57,7 @@ A sharded AdEMAMix and AdamW optimizer for MPI clusters.
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
   checkpoint   tell what a checkpoint holds
+  bench        measure the update kernels
   help         this text, or a command's: shardmix help train
   --version    the version, and what this build can do
 

@@ -42,7 +42,6 @@ struct States<N, StateStorage::full> {
 template <int N>
 struct States<N, StateStorage::compact> {
   alignas(64) std::uint32_t buffer[N];
-  std::uint32_t* words;
   alignas(64) float m1[N];
   alignas(64) float m2[N];
   alignas(64) float v[N];
@@ -53,7 +52,7 @@ struct States<N, StateStorage::compact> {
                                                           const UpdateArrays& a, std::int64_t begin,
                                                           float gradient_scale, const float* g,
                                                           float* theta) {
-    words = load_words<N>(a, begin, buffer);
+    const std::uint32_t* words = load_words<N>(a, begin, buffer);
     const math::BlockScales scales = a.scales[begin / math::block_elements];
     math::Largest largest;
     for_each<N>([&](int i) {
@@ -75,6 +74,7 @@ struct States<N, StateStorage::compact> {
                                   int first) {
     const math::BlockScales scales = math::scales_for(largest);
     const math::BlockScales inverses = math::inverse(scales);
+    std::uint32_t* words = words_at<N>(a, begin, buffer);
     for_each_random<N>(block_key, first, [&](int i, std::uint32_t random) {
       words[i] = math::packed({m1[i], m2[i], v[i]}, inverses, random);
     });
@@ -87,9 +87,5 @@ struct States<N, StateStorage::compact> {
     return a > b ? a : b;
   }
 };
-
-[[nodiscard]] SHARDMIX_HOST_DEVICE bool rounds_parameters(const UpdateArrays& a) {
-  return a.weights == WeightStorage::parameter && a.dtype != DType::fp32;
-}
 
 }  // namespace shardmix::device

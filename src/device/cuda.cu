@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(threads_per_block)
       for_each_random<own>(math::block_key(a.random.parameter, number), first,
                            [&](int i, std::uint32_t bits) { random[i] = bits; });
     }
-    store_weights<own>(a, begin, theta, rounds ? random : nullptr);
+    store_weights<own>(a, begin, theta, random);
   }
 }
 

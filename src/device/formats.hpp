@@ -164,19 +164,24 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
 }
 
 template <int N, class Half>
-SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, const std::uint32_t* random,
-                                        std::uint16_t* to) {
+SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, bool stochastic,
+                                        const std::uint32_t* random, std::uint16_t* to) {
   alignas(64) std::uint32_t bits[N];
-  if (random == nullptr) {
-    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i]); });
-  } else {
+  if (stochastic) {
     for_each<N>([&](int i) { bits[i] = Half::narrow(from[i], random[i] >> 16); });
+  } else {
+    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i]); });
   }
   store_lanes<N>(bits, to);
 }
 
-/// Stores weights that came from load_weights(), and the parameters: the nearest, or, without
-/// master, by `random`, a word an element.
+/// Whether parameters are rounded stochastically: those without master.
+[[nodiscard]] SHARDMIX_HOST_DEVICE bool rounds_parameters(const UpdateArrays& a) {
+  return a.weights == WeightStorage::parameter && a.dtype != DType::fp32;
+}
+
+/// Stores weights that came from load_weights(), and the parameters: the nearest, or by `random`, a
+/// word an element.
 template <int N>
 SHARDMIX_HOST_DEVICE void store_weights(const UpdateArrays& a, std::int64_t begin,
                                         const float* from, const std::uint32_t* random) {
@@ -186,9 +191,9 @@ SHARDMIX_HOST_DEVICE void store_weights(const UpdateArrays& a, std::int64_t begi
   }
   auto* halves = static_cast<std::uint16_t*>(a.parameter) + begin;
   if (a.dtype == DType::bf16) {
-    narrow_halves<N, Bf16>(from, random, halves);
+    narrow_halves<N, Bf16>(from, rounds_parameters(a), random, halves);
   } else {
-    narrow_halves<N, Fp16>(from, random, halves);
+    narrow_halves<N, Fp16>(from, rounds_parameters(a), random, halves);
   }
   if (a.weights == WeightStorage::master) {
     put_back<N>(from, static_cast<float*>(a.master) + begin);
@@ -225,11 +230,23 @@ SHARDMIX_HOST_DEVICE void narrow_words(const std::uint32_t* from, std::int64_t b
   store_lanes<N>(lanes, static_cast<Narrow*>(to) + begin);
 }
 
-/// The words of N elements in compact state.
+/// Where the words of N elements in compact state are to be stored: in memory, or in `buffer`.
 template <int N>
-SHARDMIX_HOST_DEVICE std::uint32_t* load_words(const UpdateArrays& a, std::int64_t begin,
-                                               std::uint32_t* buffer) {
-  if (a.word_bytes == 4) return values_at<N>(static_cast<std::uint32_t*>(a.words) + begin, buffer);
+SHARDMIX_HOST_DEVICE std::uint32_t* words_at(const UpdateArrays& a,
+                                             [[maybe_unused]] std::int64_t begin,
+                                             std::uint32_t* buffer) {
+#if !defined(__CUDA_ARCH__)
+  if (a.word_bytes == 4) return static_cast<std::uint32_t*>(a.words) + begin;
+#endif
+  return buffer;
+}
+
+/// The words of N elements in compact state, where words_at() says.
+template <int N>
+SHARDMIX_HOST_DEVICE const std::uint32_t* load_words(const UpdateArrays& a, std::int64_t begin,
+                                                     std::uint32_t* buffer) {
+  if (a.word_bytes == 4)
+    return values_at<N>(static_cast<const std::uint32_t*>(a.words) + begin, buffer);
   if (a.word_bytes == 2) {
     widen_words<N, std::uint16_t, 16>(a.words, begin, buffer);
   } else {
@@ -238,6 +255,7 @@ SHARDMIX_HOST_DEVICE std::uint32_t* load_words(const UpdateArrays& a, std::int64
   return buffer;
 }
 
+/// Stores words that are where words_at() said.
 template <int N>
 SHARDMIX_HOST_DEVICE void store_words(const UpdateArrays& a, std::int64_t begin,
                                       const std::uint32_t* from) {

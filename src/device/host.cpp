@@ -56,7 +56,7 @@ SHARDMIX_MULTIVERSIONED void update_blocks(const Kernel& kernel, float gradient_
       for_each_random<n>(block_key(a.random.parameter, block), 0,
                          [&](int i, std::uint32_t bits) { random[i] = bits; });
     }
-    store_weights<n>(a, first, theta, rounds ? random : nullptr);
+    store_weights<n>(a, first, theta, random);
   }
 }
 

@@ -44,11 +44,12 @@ void read_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t c
 
 void write_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
                    const float* from) noexcept {
+  constexpr std::uint32_t half = 0x80000000u;  // of the random bits: the nearest
   for (std::int64_t i = 0; i < count; ++i) {
     float buffer = 0.0f;
     float* weight = load_weights<1>(arrays, begin + i, &buffer);
     *weight = from[i];
-    store_weights<1>(arrays, begin + i, weight, nullptr);
+    store_weights<1>(arrays, begin + i, weight, &half);
   }
 }
 
@@ -85,9 +86,9 @@ void write_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, 
     of(scales, moment) = of(own_scale, moment);
     for (std::int64_t i = 0; i < block_elements; ++i) {
       std::uint32_t buffer = 0;
-      std::uint32_t* word = load_words<1>(arrays, first + i, &buffer);
-      math::Moments s = math::unpacked(*word, before);
+      math::Moments s = math::unpacked(*load_words<1>(arrays, first + i, &buffer), before);
       of(s, moment) = block[static_cast<std::size_t>(i)];
+      std::uint32_t* word = words_at<1>(arrays, first + i, &buffer);
       *word = math::packed(s, math::inverse(scales), math::nearest);
       store_words<1>(arrays, first + i, word);
     }
