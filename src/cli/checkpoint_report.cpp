@@ -113,6 +113,10 @@ std::string report_text(const CheckpointInfo& info) {
                                        info.shardmix_version, info.world_size));
   text += entry("clocks", fmt::format("step {}, {} updates, slow step {}", clocks.step,
                                       clocks.updates, clocks.slow_step));
+  if (info.loss_scale != 1.0) {
+    text += entry("loss scale", fmt::format("{:g}, for {} steps that were not skipped",
+                                            info.loss_scale, info.usable_steps));
+  }
   text += entry("rule", fmt::format("{}: {}", info.rule, flat_text(info.rule_json)));
   text += entry("states", fmt::format("{}", fmt::join(info.states, ", ")));
   if (!info.trainer_state.empty()) text += entry("trainer", flat_text(info.trainer_state));
@@ -129,6 +133,8 @@ std::string report_json(const CheckpointInfo& info) {
             {"step", info.clocks.step},
             {"updates", info.clocks.updates},
             {"slow_step", info.clocks.slow_step},
+            {"loss_scale", info.loss_scale},
+            {"usable_steps", info.usable_steps},
             {"world_size", info.world_size},
             {"states", info.states},
             {"trainer_state", info.trainer_state}};

@@ -53,7 +53,7 @@ int run(int& argc, char**& argv) {
 std::string help() {
   return R"(Usage: shardmix COMMAND [options]
 
-A sharded AdEMAMix and AdamW optimizer for MPI clusters.
+A sharded optimizer for MPI clusters: AdEMAMix, AdamW, Simplified-AdEMAMix and Lion.
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
   checkpoint   tell what a checkpoint holds

@@ -5,7 +5,6 @@
 namespace shardmix::cli {
 namespace {
 
-using train::RuleKind;
 using train::TrainOptions;
 
 OptionGroup run_options(TrainOptions& o) {
@@ -23,8 +22,15 @@ OptionGroup run_options(TrainOptions& o) {
           number("micro-batch", "N",
                  "most sequences that a rank computes at once; 0: all of its part", o.micro_batch,
                  "a quarter of the batch: 1, 2 and 4 ranks then add the same sums"),
-          number("seed", "N", "of the initial values and the choice of sequences", o.seed),
+          number("seed", "N",
+                 "of the initial values, the choice of sequences and stochastic rounding", o.seed),
       }};
+}
+
+std::vector<std::pair<std::string_view, DType>> dtypes() {
+  std::vector<std::pair<std::string_view, DType>> all;
+  for (const DType dtype : all_dtypes) all.emplace_back(name_of(dtype), dtype);
+  return all;
 }
 
 OptionGroup model_options(TrainOptions& o) {
@@ -41,11 +47,23 @@ OptionGroup model_options(TrainOptions& o) {
                  of_model),
           number("layers", "N", "transformer blocks", o.layers, of_model),
           number("context", "N", "tokens of a sequence", o.context, of_model),
-          choice("dtype", "of parameters and gradients", o.dtype, {{"fp32", fp32}, {"bf16", bf16}}),
+          choice("dtype", "of parameters and gradients; fp16 on a GPU alone", o.dtype, dtypes()),
           choice("master",
-                 "how bf16 keeps its fp32 weights: 2 or 4 bytes an element, the same bits",
-                 o.master, {{"remainder", Master::remainder}, {"fp32", Master::full}}),
+                 "how 16-bit parameters keep their fp32 weights: remainder, 2 bytes an element for "
+                 "bf16 (4 for fp16); full, 4 bytes and the same bits; none: updates are rounded "
+                 "stochastically",
+                 o.master, {train::masters.begin(), train::masters.end()}),
+          choice("state",
+                 "how m1, m2 and v are kept: full, in fp32; compact, in 8, 16 and 8 bits, rounded "
+                 "stochastically",
+                 o.state, {train::state_formats.begin(), train::state_formats.end()}),
       }};
+}
+
+std::vector<std::pair<std::string_view, std::string>> rules() {
+  std::vector<std::pair<std::string_view, std::string>> all;
+  for (const Rule& rule : all_rules()) all.emplace_back(name_of(rule), name_of(rule));
+  return all;
 }
 
 OptionGroup rule_options(TrainOptions& o) {
@@ -53,20 +71,29 @@ OptionGroup rule_options(TrainOptions& o) {
   return {
       .title = "The update rule",
       .options = {
-          choice("optimizer", "the rule", r.kind,
-                 {{"ademamix", RuleKind::ademamix}, {"adamw", RuleKind::adamw}}),
-          number("beta1", "X", "decay of m1; 0 stores no m1 (ademamix)", r.beta1),
-          number("beta2", "X", "decay of v", r.beta2),
+          choice("optimizer", "the rule; options that it hasn't are of no effect", r.name, rules()),
+          number("beta1", "X",
+                 "decay of m1 (of m2 in simplified-ademamix); 0 stores no m1 (ademamix)", r.beta1,
+                 "the rule's: 0.9, simplified-ademamix 0.99"),
+          number("beta2", "X", "decay of v (lion: of m1)", r.beta2,
+                 "the rule's: 0.999, simplified-ademamix 0.95, lion 0.99"),
           number("beta3", "X", "decay of m2 (ademamix)", r.beta3,
                  "1 - 1/(0.2 steps), 0.9999 at most"),
-          number("alpha", "X", "weight of m2 (ademamix)", r.alpha, "the model's: 8, or 5 for 1.3b"),
-          number("alpha-steps", "N", "steps over which alpha grows from 0; 0: at once",
+          number("alpha", "X", "weight of m2 (ademamix) or of the gradient (simplified-ademamix)",
+                 r.alpha, "ademamix the model's: 8, or 5 for 1.3b; simplified-ademamix 0"),
+          number("min-beta1", "X", "what beta1 grows from (simplified-ademamix)", r.min_beta1,
+                 "0.9"),
+          number("alpha-steps", "N", "steps over which alpha grows from 0 (ademamix); 0: at once",
                  r.alpha_steps, "--steps"),
-          number("beta3-steps", "N", "steps over which beta3 grows from beta1; 0: at once",
-                 r.beta3_steps, "--steps"),
-          number("eps", "X", "added to the root of v", r.eps),
+          number("beta1-steps", "N",
+                 "steps over which beta1 grows from min-beta1 (simplified-ademamix); 0: at once",
+                 r.beta1_steps, "--steps"),
+          number("beta3-steps", "N",
+                 "steps over which beta3 grows from beta1 (ademamix); 0: at once", r.beta3_steps,
+                 "--steps"),
+          number("eps", "X", "added to the root of v", r.eps, "1e-8"),
           number("weight-decay", "X", "decoupled, times lr; none on biases and norms",
-                 r.weight_decay),
+                 r.weight_decay, "the rule's: 0.1, lion 1"),
           number("clip", "X", "largest gradient norm; 0: no clipping", r.clip,
                  "the model's: nano 1, 110m 0.5, others 0.1"),
       }};
@@ -83,7 +110,8 @@ OptionGroup lr_options(TrainOptions& o) {
   return {.title = "The learning rate",
           .options = {
               number("lr", "X", "the peak", r.lr,
-                     "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4"),
+                     "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4; lion a tenth of it, "
+                     "simplified-ademamix (1 - beta1) times it"),
               choice("lr-schedule", "its shape after the warm-up", r.lr_shape, lr_shapes()),
               number("final-lr", "X", "at the last step of linear, cosine and wsd", r.final_lr,
                      "lr / 100"),

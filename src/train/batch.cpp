@@ -19,7 +19,7 @@ BatchPlan plan_batch(std::int64_t batch, std::optional<std::int64_t> micro_batch
           .rank = rank,
           .ranks = ranks,
           .micro_batches = micro_batches,
-          .loss_scale = static_cast<double>(ranks * micro_batches) / static_cast<double>(batch)};
+          .loss_weight = static_cast<double>(ranks * micro_batches) / static_cast<double>(batch)};
 }
 
 SequenceRange BatchPlan::micro_batch(std::int64_t index) const noexcept {

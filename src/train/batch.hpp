@@ -33,7 +33,7 @@ struct BatchPlan {
   /// Factor on the sum of the local sequences' losses before backward. The optimizer takes the mean
   /// over ranks and micro-batches, whatever each of them holds; this turns it into the mean over
   /// the global batch.
-  double loss_scale = 1.0;
+  double loss_weight = 1.0;
 
   /// Sequences of micro-batch `index` of this rank, possibly none: slot index * ranks + rank.
   [[nodiscard]] SequenceRange micro_batch(std::int64_t index) const noexcept;

@@ -23,7 +23,7 @@ namespace {
 using torch::autograd::variable_list;
 
 at::ScalarType scalar_type(DType dtype) {
-  return dtype == DType::fp32 ? at::kFloat : at::kBFloat16;
+  return dtype == DType::fp32 ? at::kFloat : dtype == DType::bf16 ? at::kBFloat16 : at::kHalf;
 }
 
 at::Tensor tensor_of(const TensorView& view, at::DeviceType device) {

@@ -20,7 +20,7 @@ class TensorReader {
   std::size_t next_ = 0;
 };
 
-/// In fp32 whatever the model's dtype: the variance of a bf16 row would lose most of its digits.
+/// In fp32 whatever the model's dtype: the variance of a 16-bit row would lose most of its digits.
 at::Tensor layer_norm(const at::Tensor& x, TensorReader& tensors) {
   const at::Tensor weight = tensors.next().to(at::kFloat);
   const at::Tensor bias = tensors.next().to(at::kFloat);

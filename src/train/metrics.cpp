@@ -61,6 +61,7 @@ std::string to_json_line(const StepMetrics& metrics) {
       {"beta3", report.beta3},
       {"gradient_norm", report.gradient_norm},
       {"clip_scale", report.clip_scale},
+      {"loss_scale", report.loss_scale},
       {"skipped", report.skipped},
       {"reason", report.reason},
       {"tokens_per_second", metrics.tokens_per_second},

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -46,6 +47,19 @@ void require_rule(const TrainOptions& options) {
   shardmix::validate(rule_of(options));
 }
 
+void require_dtype(const TrainOptions& options) {
+  if (options.dtype == fp16 && options.device == DeviceKind::host) {
+    throw ConfigError(
+        "--dtype fp16 needs --device cuda: LibTorch computes fp16 on a GPU alone; on the host use "
+        "--dtype bf16");
+  }
+}
+
+template <class Names, class Value>
+std::string_view name_in(const Names& names, Value value) {
+  return std::ranges::find(names, value, &Names::value_type::second)->first;
+}
+
 }  // namespace
 
 void validate(const TrainOptions& options) {
@@ -59,6 +73,7 @@ void validate(const TrainOptions& options) {
   require_whole_run(options);
   validate(shape_of(options));
   require_rule(options);
+  require_dtype(options);
 }
 
 ModelShape shape_of(const TrainOptions& options) {
@@ -72,6 +87,15 @@ ModelShape shape_of(const TrainOptions& options) {
 
 double clip_of(const TrainOptions& options) {
   return options.rule.clip.value_or(model_named(options.model).clip);
+}
+
+std::string describe_precision(const TrainOptions& options) {
+  const std::string state = fmt::format("state {}", name_in(state_formats, options.state));
+  if (options.dtype == fp32) return fmt::format("fp32, {}", state);
+  const bool has_remainder = options.dtype == bf16;
+  const Master master =
+      options.master == Master::remainder && !has_remainder ? Master::full : options.master;
+  return fmt::format("{}, master {}, {}", name_of(options.dtype), name_in(masters, master), state);
 }
 
 }  // namespace shardmix::train

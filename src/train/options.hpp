@@ -2,10 +2,13 @@
 
 /// Everything that a training run is told. A plain struct: the command line only fills it.
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "shardmix/optimizer.hpp"
 #include "shardmix/rules.hpp"
@@ -14,26 +17,28 @@
 
 namespace shardmix::train {
 
-enum class RuleKind : std::uint8_t { ademamix, adamw };
-
-/// Hyper-parameters of the update rule. What is unset follows from the model or from the run's
-/// length.
+/// The update rule and its hyper-parameters. What is unset follows from the rule, the model or the
+/// run's length; what the rule hasn't is of no effect.
 struct RuleOptions {
-  RuleKind kind = RuleKind::ademamix;
-  std::optional<double> lr;  ///< unset: the model's
+  std::string name = "ademamix";
+  /// Unset: the model's, which is that of AdamW and AdEMAMix; a tenth of it for Lion, and
+  /// (1 - beta1) times it for Simplified-AdEMAMix.
+  std::optional<double> lr = {};
   Schedule::Shape lr_shape = Schedule::Shape::cosine;
-  std::optional<double> final_lr;      ///< unset: lr / 100, the paper's ratio
-  std::optional<std::int64_t> warmup;  ///< unset: a tenth of the steps, 3000 at most
-  std::optional<std::int64_t> decay;   ///< of wsd and wsd_sqrt; unset: a fifth of the steps
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  std::optional<double> beta3;  ///< unset: auto_beta3() of the steps
-  std::optional<double> alpha;  ///< unset: the model's
-  double eps = 1e-8;
-  double weight_decay = 0.1;
-  std::optional<std::int64_t> alpha_steps;  ///< unset: the run's steps; 0: no schedule
-  std::optional<std::int64_t> beta3_steps;  ///< as alpha_steps
-  std::optional<double> clip;               ///< unset: the model's; 0: no clipping
+  std::optional<double> final_lr = {};      ///< unset: lr / 100, the paper's ratio
+  std::optional<std::int64_t> warmup = {};  ///< unset: a tenth of the steps, 3000 at most
+  std::optional<std::int64_t> decay = {};   ///< of wsd and wsd_sqrt; unset: a fifth of the steps
+  std::optional<double> beta1 = {};         ///< unset: the rule's, as in all of these but
+  std::optional<double> min_beta1 = {};
+  std::optional<double> beta2 = {};
+  std::optional<double> beta3 = {};  ///< auto_beta3() of the steps
+  std::optional<double> alpha = {};  ///< the model's, of AdEMAMix
+  std::optional<double> eps = {};
+  std::optional<double> weight_decay = {};
+  std::optional<std::int64_t> alpha_steps = {};  ///< unset: the run's steps; 0: no schedule
+  std::optional<std::int64_t> beta1_steps = {};  ///< as alpha_steps
+  std::optional<std::int64_t> beta3_steps = {};  ///< as alpha_steps
+  std::optional<double> clip = {};               ///< unset: the model's; 0: no clipping
 
   bool operator==(const RuleOptions&) const = default;
 };
@@ -48,15 +53,16 @@ struct TrainOptions {
   std::optional<std::int64_t> heads;
   std::optional<std::int64_t> layers;
   std::optional<std::int64_t> context;
-  DType dtype = DType::fp32;
-  Master master = Master::remainder;  ///< of bf16 alone
+  DType dtype = DType::fp32;          ///< fp16: on a GPU alone, with dynamic_loss_scaling
+  Master master = Master::remainder;  ///< of 16-bit parameters
+  StateFormat state = StateFormat::full;
 
   std::int64_t steps = 1000;
   std::int64_t batch = 32;  ///< sequences of a step over all ranks
   /// Most sequences that a rank computes at once; 0: its whole part; unset: a quarter of the batch,
   /// so that 1, 2 and 4 ranks add the same sums.
   std::optional<std::int64_t> micro_batch;
-  std::uint64_t seed = 1;
+  std::uint64_t seed = 1;  ///< of initial values, the choice of sequences, stochastic rounding
   RuleOptions rule;
 
   DeviceKind device = DeviceKind::host;
@@ -69,6 +75,17 @@ struct TrainOptions {
   std::int64_t log_every = 10;          ///< steps between lines where standard error is no terminal
 
   bool operator==(const TrainOptions&) const = default;
+};
+
+/// How weights and state may be kept, by name.
+inline constexpr std::array masters{
+    std::pair{std::string_view("remainder"), Master::remainder},
+    std::pair{std::string_view("full"), Master::full},
+    std::pair{std::string_view("none"), Master::none},
+};
+inline constexpr std::array state_formats{
+    std::pair{std::string_view("full"), StateFormat::full},
+    std::pair{std::string_view("compact"), StateFormat::compact},
 };
 
 /// Throws ConfigError, a sentence that names the option, for a value that makes no sense. Pure:
@@ -86,5 +103,8 @@ void validate(const TrainOptions& options);
 
 /// The rule and all its hyper-parameters, in one line.
 [[nodiscard]] std::string describe(const Rule& rule);
+
+/// "bf16, master remainder, state full".
+[[nodiscard]] std::string describe_precision(const TrainOptions& options);
 
 }  // namespace shardmix::train

@@ -22,10 +22,9 @@ struct RandomPlace {
 [[nodiscard]] constexpr math::Philox random_words(std::uint64_t seed, const RandomPlace& place) {
   const auto low = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
   const auto high = [](std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); };
-  return math::philox4x32(
-      {{low(place.number), high(place.number), place.item,
-        static_cast<std::uint32_t>(place.stream)}},
-      low(seed), high(seed));
+  return math::philox4x32({{low(place.number), high(place.number), place.item,
+                            static_cast<std::uint32_t>(place.stream)}},
+                          low(seed), high(seed));
 }
 
 }  // namespace shardmix::train

@@ -1,11 +1,63 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
+#include "math/update_rules.hpp"
 #include "train/options.hpp"
 
 namespace shardmix::train {
 namespace {
+
+/// Where a hyper-parameter of some rules is among the options.
+template <class Value>
+struct Given {
+  std::string_view name;
+  std::optional<Value> RuleOptions::*value;
+};
+
+constexpr std::array numbers{
+    Given<double>{"beta1", &RuleOptions::beta1},
+    Given<double>{"min_beta1", &RuleOptions::min_beta1},
+    Given<double>{"beta2", &RuleOptions::beta2},
+    Given<double>{"beta3", &RuleOptions::beta3},
+    Given<double>{"alpha", &RuleOptions::alpha},
+    Given<double>{"eps", &RuleOptions::eps},
+    Given<double>{"weight_decay", &RuleOptions::weight_decay},
+};
+
+constexpr std::array lengths{
+    Given<std::int64_t>{"alpha_steps", &RuleOptions::alpha_steps},
+    Given<std::int64_t>{"beta1_steps", &RuleOptions::beta1_steps},
+    Given<std::int64_t>{"beta3_steps", &RuleOptions::beta3_steps},
+};
+
+template <class Value, std::size_t Count>
+std::optional<Value> find(const std::array<Given<Value>, Count>& table, const RuleOptions& options,
+                          std::string_view name) {
+  const auto found = std::ranges::find(table, name, &Given<Value>::name);
+  return found == table.end() ? std::nullopt : options.*found->value;
+}
+
+/// Sets what was given, and the lengths of schedules.
+template <class R>
+void take(R& rule, const TrainOptions& options) {
+  for (const auto& number : math::Spec<R>::numbers) {
+    double& value = rule.*number.value;
+    value = find(numbers, options.rule, number.name).value_or(value);
+  }
+  for (const auto& length : math::Spec<R>::lengths)
+    rule.*length.steps = find(lengths, options.rule, length.name).value_or(options.steps);
+}
+
+/// The model's lr is that of AdamW and AdEMAMix. Lion's step is larger, the sign in place of a
+/// quotient that is mostly below 1 (its paper: three to ten times smaller an lr); the momentum of
+/// Simplified-AdEMAMix is a sum.
+double lr_factor(const Rule& rule) {
+  if (std::holds_alternative<Lion>(rule)) return 0.1;
+  if (const auto* r = std::get_if<SimplifiedAdEMAMix>(&rule)) return 1.0 - r->beta1;
+  return 1.0;
+}
 
 Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
   const ShapeInfo& shape = info_of(rule.lr_shape);
@@ -28,8 +80,11 @@ std::string describe(const Schedule& lr) {
   return fmt::format("lr {:g}{} ({}{}){}", lr.peak, end, shape.name, decay, warmup);
 }
 
-std::string slow_schedule(const std::optional<std::int64_t>& steps) {
-  return steps.value_or(0) > 0 ? fmt::format(" over {} steps", *steps) : std::string();
+std::string describe(double number) {
+  return fmt::format("{:.8g}", number);
+}
+std::string describe(std::int64_t length) {
+  return fmt::format("{}", length);
 }
 
 }  // namespace
@@ -37,37 +92,25 @@ std::string slow_schedule(const std::optional<std::int64_t>& steps) {
 Rule rule_of(const TrainOptions& options) {
   const RuleOptions& chosen = options.rule;
   const NamedModel& model = model_named(options.model);
-  const Schedule lr = lr_schedule(chosen, chosen.lr.value_or(model.lr), options.steps);
-  if (chosen.kind == RuleKind::adamw) {
-    return AdamW{.lr = lr,
-                 .beta1 = chosen.beta1,
-                 .beta2 = chosen.beta2,
-                 .eps = chosen.eps,
-                 .weight_decay = chosen.weight_decay};
+  Rule rule = rule_named(chosen.name);
+  std::visit([&](auto& r) { take(r, options); }, rule);
+  if (auto* r = std::get_if<AdEMAMix>(&rule)) {
+    r->alpha = chosen.alpha.value_or(model.alpha);
+    r->beta3 = chosen.beta3.value_or(auto_beta3(options.steps, r->beta1));
   }
-  return AdEMAMix{.lr = lr,
-                  .beta1 = chosen.beta1,
-                  .beta2 = chosen.beta2,
-                  .beta3 = chosen.beta3.value_or(auto_beta3(options.steps, chosen.beta1)),
-                  .alpha = chosen.alpha.value_or(model.alpha),
-                  .eps = chosen.eps,
-                  .weight_decay = chosen.weight_decay,
-                  .alpha_steps = chosen.alpha_steps.value_or(options.steps),
-                  .beta3_steps = chosen.beta3_steps.value_or(options.steps)};
+  const double peak = chosen.lr.value_or(model.lr * lr_factor(rule));
+  std::visit([&](auto& r) { r.lr = lr_schedule(chosen, peak, options.steps); }, rule);
+  return rule;
 }
 
 std::string describe(const Rule& rule) {
-  if (const auto* adamw = std::get_if<AdamW>(&rule)) {
-    return fmt::format("AdamW, {}, beta1 {:g}, beta2 {:g}, eps {:g}, weight decay {:g}",
-                       describe(adamw->lr), adamw->beta1, adamw->beta2, adamw->eps,
-                       adamw->weight_decay);
-  }
-  const auto& r = std::get<AdEMAMix>(rule);
-  return fmt::format(
-      "AdEMAMix, {}, beta1 {:g}, beta2 {:g}, beta3 {:.8g}{}, alpha {:g}{}, eps {:g}, weight "
-      "decay {:g}",
-      describe(r.lr), r.beta1, r.beta2, r.beta3, slow_schedule(r.beta3_steps), r.alpha,
-      slow_schedule(r.alpha_steps), r.eps, r.weight_decay);
+  std::string text = fmt::format("{}, {}", name_of(rule), describe(lr_of(rule)));
+  math::for_each_hyper_parameter(rule, [&](std::string_view name, auto value) {
+    std::string words(name);
+    std::ranges::replace(words, '_', ' ');
+    text += fmt::format(", {} {}", words, describe(value));
+  });
+  return text;
 }
 
 }  // namespace shardmix::train

@@ -21,6 +21,7 @@ std::string to_json(const TrainerState& state) {
       {"text_xxh3_64", fmt::format("{:016x}", state.text_hash)},
       {"tokens", state.tokens},
       {"rule", state.rule},
+      {"precision", state.precision},
   };
   return json.dump();
 }
@@ -39,6 +40,7 @@ std::optional<TrainerState> trainer_state_from_json(std::string_view text) {
         .text_hash = std::stoull(json.at("text_xxh3_64").get<std::string>(), nullptr, 16),
         .tokens = json.at("tokens"),
         .rule = json.at("rule"),
+        .precision = json.at("precision"),
     };
   } catch (const std::exception&) {
     return std::nullopt;
@@ -66,6 +68,10 @@ std::vector<std::string> differences(const TrainerState& stored, const TrainerSt
   if (stored.rule != now.rule) {
     found.push_back(
         fmt::format("the rule was \"{}\", and goes on as \"{}\"", stored.rule, now.rule));
+  }
+  if (stored.precision != now.precision) {
+    found.push_back(
+        fmt::format("weights and state were {}, and go on as {}", stored.precision, now.precision));
   }
   return found;
 }

@@ -21,6 +21,7 @@ struct TrainerState {
   std::uint64_t text_hash = 0;
   std::int64_t tokens = 0;  ///< trained on since the first step
   std::string rule;         ///< of the last step, as describe() tells it
+  std::string precision;    ///< as describe_precision() tells it
 
   bool operator==(const TrainerState&) const = default;
 };

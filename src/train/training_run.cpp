@@ -49,6 +49,9 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
       optimizer_(runtime, declare_parameters(shape_, options.dtype), rule_of(options),
                  {.clip_norm = clip_of(options),
                   .master = options.master,
+                  .state = options.state,
+                  .loss_scaling = options.dtype == fp16 ? dynamic_loss_scaling : LossScaling{},
+                  .seed = options.seed,
                   .micro_batches = plan_.micro_batches}),
       model_(shape_, optimizer_, options.device, runtime.threads()),
       checkpoints_(runtime, options.out, {.keep_last = options.keep_last}),
@@ -58,7 +61,8 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
              .text_bytes = data_.bytes(),
              .text_hash = data_.hash(),
              .tokens = 0,
-             .rule = describe(optimizer_.rule())} {
+             .rule = describe(optimizer_.rule()),
+             .precision = describe_precision(options)} {
   describe_run();
   take_up();
   open_outputs();
@@ -68,7 +72,7 @@ void TrainingRun::describe_run() const {
   const Parameters& parameters = optimizer_.parameters();
   runtime_.log("model {}: width {}, {} heads, {} layers, context {}; {} parameters in {}",
                options_.model, shape_.width, shape_.heads, shape_.layers, shape_.context,
-               format_count(static_cast<double>(parameters.elements())), name_of(options_.dtype));
+               format_count(static_cast<double>(parameters.elements())), state_.precision);
   runtime_.log("text {}: {} to train on, {} held out", options_.text.string(),
                format_bytes(data_.split().training), format_bytes(data_.split().held_out));
   runtime_.log("ranks {}, each {}; {} sequences a step in {} micro-batch(es) a rank",
@@ -128,11 +132,12 @@ bool TrainingRun::is_due(std::int64_t every) const noexcept {
 }
 
 double TrainingRun::backward_all(std::int64_t step) {
+  const double scale = plan_.loss_weight * optimizer_.loss_scale();
   double loss = 0.0;
   optimizer_.zero_gradients();
   for (std::int64_t i = 0; i < plan_.micro_batches; ++i) {
     if (i > 0) optimizer_.accumulate();
-    loss += model_.backward(data_.training(step, plan_.micro_batch(i)), plan_.loss_scale);
+    loss += model_.backward(data_.training(step, plan_.micro_batch(i)), scale);
   }
   return loss;
 }
@@ -176,7 +181,11 @@ void TrainingRun::report(const StepMetrics& metrics) {
   };
   const std::int64_t step = metrics.report.step;
   if (metrics.report.skipped) {
-    say(fmt::format("step {}: {}", step, metrics.report.reason));
+    const double scale = optimizer_.loss_scale();
+    const std::string note = scale == metrics.report.loss_scale
+                                 ? std::string()
+                                 : fmt::format("; the loss scale is now {:g}", scale);
+    say(fmt::format("step {}: {}{}", step, metrics.report.reason, note));
   }
   if (metrics.held_out_loss) {
     say(fmt::format("step {}: held-out loss {:.4f}", step, *metrics.held_out_loss));

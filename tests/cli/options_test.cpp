@@ -60,7 +60,7 @@ TEST(ParseOptions, ReadsValuesBesideAndBehindTheName) {
   EXPECT_EQ(options.steps, 7);
   EXPECT_EQ(options.rule.lr, 3e-4);
   EXPECT_EQ(options.rule.beta3, 0.99);
-  EXPECT_EQ(options.rule.kind, train::RuleKind::adamw);
+  EXPECT_EQ(options.rule.name, "adamw");
   EXPECT_EQ(options.dtype, bf16);
 }
 
@@ -76,6 +76,20 @@ TEST(ParseOptions, EveryScheduleShapeHasItsName) {
   EXPECT_EQ(error_of({"--lr-schedule", "step"}),
             "--lr-schedule is 'step', but must be one of constant, linear, cosine, wsd, wsd-sqrt, "
             "inverse-sqrt");
+}
+
+TEST(ParseOptions, EveryRuleAndPrecisionHasItsName) {
+  for (const Rule& rule : all_rules()) {
+    EXPECT_EQ(parse({"--optimizer", std::string(name_of(rule))}).rule.name, name_of(rule));
+  }
+  EXPECT_EQ(error_of({"--optimizer", "adam"}),
+            "--optimizer is 'adam', but must be one of ademamix, adamw, simplified-ademamix, lion");
+  for (const DType dtype : all_dtypes) {
+    EXPECT_EQ(parse({"--dtype", std::string(name_of(dtype))}).dtype, dtype);
+  }
+  EXPECT_EQ(parse({"--master", "full"}).master, Master::full);
+  EXPECT_EQ(parse({"--master", "none"}).master, Master::none);
+  EXPECT_EQ(parse({"--state", "compact"}).state, StateFormat::compact);
 }
 
 TEST(ParseOptions, NegativeNumbersAreValues) {
@@ -99,7 +113,7 @@ TEST(ParseOptions, ErrorsNameTheOptionAndTheValue) {
   EXPECT_EQ(error_of({"--seed", "-1"}), "--seed is '-1', but must be a whole number of 0 or more");
   EXPECT_EQ(error_of({"--steps", "99999999999999999999"}),
             "--steps is '99999999999999999999', which is too large");
-  EXPECT_EQ(error_of({"--dtype", "fp8"}), "--dtype is 'fp8', but must be one of fp32, bf16");
+  EXPECT_EQ(error_of({"--dtype", "fp8"}), "--dtype is 'fp8', but must be one of fp32, bf16, fp16");
   EXPECT_NE(error_of({"--steps"}).find("--steps"), std::string::npos);
   EXPECT_NE(error_of({"book.txt"}).find("'book.txt' is no option"), std::string::npos);
   EXPECT_NE(error_of({"-n", "3"}).find("'-n'"), std::string::npos);

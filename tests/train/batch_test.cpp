@@ -59,7 +59,7 @@ TEST(BatchPlan, OneTwoAndFourRanksMakeTheSameSlotsByDefault) {
     for (const int ranks : {1, 2, 4}) {
       const BatchPlan plan = plan_batch(batch, std::nullopt, 0, ranks);
       EXPECT_EQ(plan.micro_batches * ranks, 4) << batch;
-      EXPECT_EQ(plan.loss_scale, 4.0 / static_cast<double>(batch));
+      EXPECT_EQ(plan.loss_weight, 4.0 / static_cast<double>(batch));
     }
   }
 }
@@ -87,7 +87,7 @@ TEST(BatchPlan, TheMeanOverRanksAndMicroBatchesIsTheMeanOverTheBatch) {
         const SequenceRange range = plan.micro_batch(i);
         // Sequence number k stands for a gradient of k.
         for (std::int64_t k = range.begin; k < range.end; ++k) {
-          sum += plan.loss_scale * static_cast<double>(k);
+          sum += plan.loss_weight * static_cast<double>(k);
         }
         terms += 1.0;
       }

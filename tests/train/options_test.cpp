@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "math/update_rules.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::train {
@@ -75,6 +76,8 @@ TEST(TrainOptions, ImpossibleValuesAreNamed) {
       {"eps", [](TrainOptions& o) { o.rule.eps = 0.0; }},
       {"weight_decay", [](TrainOptions& o) { o.rule.weight_decay = -1.0; }},
       {"--clip", [](TrainOptions& o) { o.rule.clip = infinity; }},
+      {"adamw", [](TrainOptions& o) { o.rule.name = "adam"; }},
+      {"--device cuda", [](TrainOptions& o) { o.dtype = fp16; }},
   };
   for (const BadOption& option : bad) {
     TrainOptions options = good_options();
@@ -100,9 +103,74 @@ TEST(RuleOf, FillsInWhatFollowsFromModelAndSteps) {
   EXPECT_EQ(clip_of(options), 0.1);
 }
 
+TEST(RuleOf, UnsetNumbersAreTheRulesOwn) {
+  for (const Rule& own : all_rules()) {
+    TrainOptions options = good_options();
+    options.rule.name = name_of(own);
+    EXPECT_NO_THROW(validate(options)) << name_of(own);
+    Rule expected = own;
+    std::visit([&](auto& r) { r.lr = lr_of(rule_of(options)); }, expected);
+    if (auto* r = std::get_if<AdEMAMix>(&expected)) {
+      r->beta3 = auto_beta3(1000);
+      r->alpha_steps = r->beta3_steps = 1000;
+    }
+    if (auto* r = std::get_if<SimplifiedAdEMAMix>(&expected)) r->beta1_steps = 1000;
+    EXPECT_EQ(rule_of(options), expected) << name_of(own);
+  }
+}
+
+TEST(RuleOf, TheModelsLrIsScaledForTheRule) {
+  TrainOptions options = good_options();
+  const auto peak = [&](const std::string& name) {
+    options.rule.name = name;
+    return lr_of(rule_of(options)).peak;
+  };
+  EXPECT_EQ(peak("ademamix"), 3e-3);
+  EXPECT_EQ(peak("adamw"), 3e-3);
+  EXPECT_DOUBLE_EQ(peak("lion"), 3e-4);
+  EXPECT_NEAR(peak("simplified-ademamix"), 3e-5, 1e-18);
+  options.rule.beta1 = 0.75;
+  EXPECT_DOUBLE_EQ(peak("simplified-ademamix"), 3e-3 / 4.0);
+  options.rule.lr = 0.5;
+  EXPECT_EQ(peak("simplified-ademamix"), 0.5);
+  EXPECT_EQ(peak("lion"), 0.5);
+}
+
+TEST(RuleOf, EveryHyperParameterCanBeGiven) {
+  TrainOptions options = good_options();
+  options.rule = {.lr = 0.5,
+                  .beta1 = 0.31,
+                  .min_beta1 = 0.25,
+                  .beta2 = 0.32,
+                  .beta3 = 0.33,
+                  .alpha = 0.34,
+                  .eps = 0.35,
+                  .weight_decay = 0.36,
+                  .alpha_steps = 11,
+                  .beta1_steps = 12,
+                  .beta3_steps = 13};
+  for (const Rule& own : all_rules()) {
+    options.rule.name = name_of(own);
+    math::for_each_hyper_parameter(own, [&](std::string_view name, auto default_value) {
+      math::for_each_hyper_parameter(rule_of(options), [&](std::string_view other, auto value) {
+        if (name == other) {
+          EXPECT_NE(static_cast<double>(value), static_cast<double>(default_value)) << name;
+        }
+      });
+    });
+  }
+  EXPECT_EQ(describe(rule_of(options)),
+            "lion, lr 0.5 to 0.005 (cosine) after 100 steps of warm-up, beta1 0.31, beta2 0.32, "
+            "weight decay 0.36");
+  options.rule.name = "simplified-ademamix";
+  EXPECT_EQ(describe(rule_of(options)),
+            "simplified-ademamix, lr 0.5 to 0.005 (cosine) after 100 steps of warm-up, beta1 0.31, "
+            "min beta1 0.25, beta2 0.32, alpha 0.34, eps 0.35, weight decay 0.36, beta1 steps 12");
+}
+
 TEST(RuleOf, TakesWhatIsGiven) {
   TrainOptions options = good_options();
-  options.rule = {.kind = RuleKind::adamw,
+  options.rule = {.name = "adamw",
                   .lr = 0.5,
                   .lr_shape = Schedule::Shape::wsd,
                   .final_lr = 0.25,
@@ -110,12 +178,8 @@ TEST(RuleOf, TakesWhatIsGiven) {
                   .decay = 100,
                   .beta1 = 0.8,
                   .beta2 = 0.95,
-                  .beta3 = {},
-                  .alpha = {},
                   .eps = 1e-6,
                   .weight_decay = 0.0,
-                  .alpha_steps = {},
-                  .beta3_steps = {},
                   .clip = 0.0};
   const auto rule = std::get<AdamW>(rule_of(options));
   EXPECT_EQ(rule.lr, wsd(0.5, {.warmup = 10, .steps = 1000, .decay = 100, .final = 0.25}));
@@ -171,13 +235,27 @@ TEST(Describe, SaysTheScheduleWithItsNumbers) {
     const std::string text = describe(AdamW{.lr = lr});
     return text.substr(0, text.find(", beta1"));
   };
-  EXPECT_EQ(said(0.5), "AdamW, lr 0.5 (constant)");
+  EXPECT_EQ(said(0.5), "adamw, lr 0.5 (constant)");
   EXPECT_EQ(said(cosine(0.5, {.warmup = 3, .steps = 10, .final = 0.25})),
-            "AdamW, lr 0.5 to 0.25 (cosine) after 3 steps of warm-up");
+            "adamw, lr 0.5 to 0.25 (cosine) after 3 steps of warm-up");
   EXPECT_EQ(said(wsd_sqrt(0.5, {.steps = 10, .decay = 4})),
-            "AdamW, lr 0.5 to 0 (wsd-sqrt, over the last 4 steps)");
+            "adamw, lr 0.5 to 0 (wsd-sqrt, over the last 4 steps)");
   EXPECT_EQ(said(inverse_sqrt(0.5, {.warmup = 3})),
-            "AdamW, lr 0.5 (inverse-sqrt) after 3 steps of warm-up");
+            "adamw, lr 0.5 (inverse-sqrt) after 3 steps of warm-up");
+}
+
+TEST(Describe, SaysHowWeightsAndStateAreKept) {
+  TrainOptions options = good_options();
+  EXPECT_EQ(describe_precision(options), "fp32, state full");
+  options.state = StateFormat::compact;
+  options.dtype = bf16;
+  EXPECT_EQ(describe_precision(options), "bf16, master remainder, state compact");
+  options.dtype = fp16;  // has no remainder
+  EXPECT_EQ(describe_precision(options), "fp16, master full, state compact");
+  options.master = Master::none;
+  EXPECT_EQ(describe_precision(options), "fp16, master none, state compact");
+  options.device = DeviceKind::cuda;
+  EXPECT_NO_THROW(validate(options));
 }
 
 }  // namespace

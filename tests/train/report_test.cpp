@@ -58,6 +58,7 @@ TEST(MetricsLine, NumbersReadBackAsTheSameDoubles) {
                     .beta3 = 0.9999,
                     .gradient_norm = 5e-324,
                     .clip_scale = 0.1,
+                    .loss_scale = 65536.0,
                     .skipped = false,
                     .reason = ""};
   metrics.loss = std::nextafter(2.5, 3.0);
@@ -67,6 +68,7 @@ TEST(MetricsLine, NumbersReadBackAsTheSameDoubles) {
   EXPECT_EQ(json.at("lr").get<double>(), 0.1 + 0.2);
   EXPECT_EQ(json.at("alpha").get<double>(), 1.0 / 3.0);
   EXPECT_EQ(json.at("gradient_norm").get<double>(), 5e-324);
+  EXPECT_EQ(json.at("loss_scale").get<double>(), 65536.0);
   EXPECT_EQ(json.at("loss").get<double>(), std::nextafter(2.5, 3.0));
   EXPECT_EQ(json.at("held_out_loss").get<double>(), 1e300 / 7.0);
 }

@@ -14,7 +14,8 @@ TrainerState some_state() {
           .text_bytes = 1'000'000,
           .text_hash = 0x0123456789abcdef,
           .tokens = std::int64_t{1} << 60,
-          .rule = "AdamW, lr 0.001"};
+          .rule = "adamw, lr 0.001",
+          .precision = "fp32, state full"};
 }
 
 TEST(TrainerState, ReadsBackWhatItWrote) {
@@ -36,14 +37,16 @@ TEST(TrainerState, DifferencesAreOneSentenceEach) {
   now.seed = 5;
   now.batch = 64;
   now.shape.heads = 4;
-  now.rule = "AdEMAMix";
+  now.rule = "ademamix";
+  now.precision = "bf16, master none, state full";
   const auto found = differences(some_state(), now);
-  ASSERT_EQ(found.size(), 5U);
+  ASSERT_EQ(found.size(), 6U);
   EXPECT_NE(found[0].find("text"), std::string::npos);
   EXPECT_NE(found[1].find("--seed is 5"), std::string::npos);
   EXPECT_NE(found[2].find("--batch is 64"), std::string::npos);
   EXPECT_NE(found[3].find("--heads is 4"), std::string::npos);
-  EXPECT_NE(found[4].find("AdEMAMix"), std::string::npos);
+  EXPECT_NE(found[4].find("ademamix"), std::string::npos);
+  EXPECT_NE(found[5].find("bf16, master none"), std::string::npos);
 }
 
 }  // namespace
