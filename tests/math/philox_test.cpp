@@ -5,7 +5,6 @@
 namespace shardmix::math {
 namespace {
 
-
 // Known answers published with the Random123 library of the algorithm's authors.
 TEST(Philox, GivesTheAuthorsNumbers) {
   EXPECT_EQ(philox4x32({0, 0, 0, 0}, 0, 0),

@@ -4,7 +4,8 @@
 
 namespace shardmix::math {
 
-/// With beta1 = 0, m1 comes as zero and leaves as the gradient.
+/// With beta1 = 0, m1 is the gradient, and the state's m1 comes and leaves as zero: compact state
+/// would keep it otherwise, and an update would depend on what no checkpoint holds.
 struct AdEMAMixKernel {
   float one_minus_beta1;
   float one_minus_beta2;
@@ -15,13 +16,15 @@ struct AdEMAMixKernel {
   float eps;
   float lr;
   float weight_decay;
+  bool keeps_m1;
 
   SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
-    s.m1 = averaged(s.m1, g, one_minus_beta1);
+    const float m1 = averaged(s.m1, g, one_minus_beta1);
+    s.m1 = keeps_m1 ? m1 : 0.0f;
     s.m2 = averaged(s.m2, g, one_minus_beta3);
     s.v = averaged_square(s.v, g, one_minus_beta2);
     const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
-    const float direction = std::fma(alpha, s.m2, s.m1 * m1_correction) / denominator;
+    const float direction = std::fma(alpha, s.m2, m1 * m1_correction) / denominator;
     return stepped(theta, direction, lr, weight_decay);
   }
 };
@@ -55,7 +58,8 @@ struct Spec<AdEMAMix> {
             .root_v_correction = root_bias_correction(rule.beta2, clocks.update),
             .eps = static_cast<float>(rule.eps),
             .lr = lr,
-            .weight_decay = static_cast<float>(rule.weight_decay)};
+            .weight_decay = static_cast<float>(rule.weight_decay),
+            .keeps_m1 = rule.beta1 != 0.0};
   }
 };
 
