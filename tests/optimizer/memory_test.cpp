@@ -1,38 +1,100 @@
 #include <gtest/gtest.h>
 
-#include "support/fixture.hpp"
+#include <memory>
+
+#include "comm/runtime_impl.hpp"
+#include "optimizer/support.hpp"
 
 namespace shardmix {
 namespace {
 
-/// What is allocated, what was planned and design's table of bytes are the same, here for a model
-/// of whole blocks.
+/// A device that counts the bytes that are allocated on it.
+class CountingDevice final : public device::Device {
+ public:
+  explicit CountingDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
+
+  void* allocate(std::size_t bytes) override {
+    bytes_ += static_cast<std::int64_t>(bytes);
+    return inner_->allocate(bytes);
+  }
+  void release(void* memory, std::size_t bytes) noexcept override {
+    bytes_ -= static_cast<std::int64_t>(bytes);
+    inner_->release(memory, bytes);
+  }
+  void reduce(const device::ReduceTask& task) override { inner_->reduce(task); }
+  void update(const device::UpdateTask& task) override { inner_->update(task); }
+  void stream(const device::StreamTask& task) override { inner_->stream(task); }
+  [[nodiscard]] std::string description() const override { return inner_->description(); }
+
+  [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  std::unique_ptr<Device> inner_;
+  std::int64_t bytes_ = 0;
+};
+
+/// The documented bytes of an element: m1, m2 and v in compact state; the scales come to the last
+/// of them that is there.
+std::array<std::int64_t, 3> compact_bytes(const RuleStates& states) {
+  if (!states.m2) return {1, 0, states.v ? 1 : 0};
+  return {states.m1 ? 1 : 0, states.m1 ? 2 : 3, 1};
+}
+
+MemoryReport documented(DType dtype, const OptimizerOptions& options, const RuleStates& states,
+                        std::int64_t elements, std::int64_t ranks) {
+  const std::int64_t own = elements / ranks;
+  const std::int64_t parameter = dtype == fp32 ? 4 : 2;
+  std::int64_t master = dtype == fp32 ? 0 : 4;
+  if (dtype == bf16 && options.master == Master::remainder) master = 2;
+  if (options.master == Master::none) master = 0;
+  MemoryReport report{.parameter = parameter * elements,
+                      .gradient = parameter * elements,
+                      .reduced_gradient = 4 * own,
+                      .master = master * own,
+                      .m1 = states.m1 ? 4 * own : 0,
+                      .m2 = states.m2 ? 4 * own : 0,
+                      .v = states.v ? 4 * own : 0};
+  if (options.state == StateFormat::compact) {
+    const auto [m1, m2, v] = compact_bytes(states);
+    report.m1 = m1 * own;
+    report.m2 = m2 * own;
+    report.v = v * own;
+    (states.v ? report.v : report.m1) += 12 * own / 256;
+  }
+  return report;
+}
+
+/// What is allocated, what is reported, what was planned and the documented bytes are the same,
+/// here for a model of whole blocks.
 TEST(Memory, FollowsTheTable) {
   Runtime runtime = adopt(MPI_COMM_WORLD);
+  auto counting = std::make_unique<CountingDevice>(std::move(runtime.impl().device));
+  const CountingDevice& device = *counting;
+  runtime.impl().device = std::move(counting);
   constexpr std::int64_t n = 12 * 256 * 10;  // divides by 1, 2, 3 and 4 ranks
-  const std::int64_t r = runtime.size();
-  struct Row {
-    DType dtype;
-    Master master;
-    std::int64_t parameter, master_bytes;
-  };
-  for (const Row& row : {Row{fp32, Master::remainder, 4, 0}, Row{bf16, Master::full, 2, 4},
-                         Row{bf16, Master::remainder, 2, 2}}) {
+  std::vector<Rule> rules = all_rules();
+  rules.emplace_back(AdEMAMix{.beta1 = 0.0});
+  for (const DType dtype : all_dtypes) {
     Parameters parameters;
-    parameters.add("weight", {n}, row.dtype);
-    const OptimizerOptions options{.master = row.master};
-    for (const Rule& rule : {Rule(AdEMAMix{}), Rule(AdamW{}), Rule(AdEMAMix{.beta1 = 0.0})}) {
-      const RuleStates states = states_of(rule);
-      const MemoryReport expected{.parameter = row.parameter * n,
-                                  .gradient = row.parameter * n,
-                                  .reduced_gradient = 4 * n / r,
-                                  .master = row.master_bytes * n / r,
-                                  .m1 = states.m1 ? 4 * n / r : 0,
-                                  .m2 = states.m2 ? 4 * n / r : 0,
-                                  .v = 4 * n / r};
-      const ShardedOptimizer optimizer(runtime, parameters, rule, options);
-      EXPECT_EQ(optimizer.memory(), expected);
-      EXPECT_EQ(plan_memory(parameters, rule, runtime.rank(), runtime.size(), options), expected);
+    parameters.add("weight", {n}, dtype);
+    for (const Master master : {Master::remainder, Master::full, Master::none}) {
+      for (const StateFormat state : {StateFormat::full, StateFormat::compact}) {
+        for (const Rule& rule : rules) {
+          const OptimizerOptions options{.master = master, .state = state};
+          SCOPED_TRACE(testing::describe({.rule = rule, .dtype = dtype, .options = options}));
+          const MemoryReport expected =
+              documented(dtype, options, states_of(rule), n, runtime.size());
+          EXPECT_EQ(plan_memory(parameters, rule, runtime.rank(), runtime.size(), options),
+                    expected);
+          const std::int64_t before = device.bytes();
+          const ShardedOptimizer optimizer(runtime, parameters, rule, options);
+          EXPECT_EQ(optimizer.memory(), expected);
+          // Besides: a double for each block's squares, and the step's scalars.
+          const std::int64_t scratch = n / runtime.size() / 256 * 8;
+          EXPECT_NEAR(static_cast<double>(device.bytes() - before - scratch),
+                      static_cast<double>(expected.total()), 64.0);
+        }
+      }
     }
   }
 }

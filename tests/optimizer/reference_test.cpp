@@ -39,18 +39,13 @@ class ReferenceModel {
     const double scale = clip_norm_ > 0.0 && norm > clip_norm_ ? clip_norm_ / norm : 1.0;
     for (std::size_t p = 0; p < elements_.size(); ++p) {
       if (!groups_[p].trainable) continue;
-      std::visit(
-          [&](const auto& rule) {
-            const testing::ReferenceStep at{
-                .lr = rule.lr.at(step_) * groups_[p].lr_scale,
-                .weight_decay = groups_[p].weight_decay.value_or(rule.weight_decay),
-                .step = step_,
-                .slow_step = step_};
-            for (std::size_t i = 0; i < elements_[p].size(); ++i) {
-              testing::reference_update(rule, at, gradient[p][i] * scale, elements_[p][i]);
-            }
-          },
-          rule_);
+      const double rules_decay = std::visit([](const auto& r) { return r.weight_decay; }, rule_);
+      const testing::ReferenceStep at{.lr = lr_of(rule_).at(step_) * groups_[p].lr_scale,
+                                      .weight_decay = groups_[p].weight_decay.value_or(rules_decay),
+                                      .step = step_,
+                                      .slow_step = step_};
+      for (std::size_t i = 0; i < elements_[p].size(); ++i)
+        testing::reference_update(rule_, at, gradient[p][i] * scale, elements_[p][i]);
     }
     return norm;
   }
@@ -70,11 +65,12 @@ struct Case {
   DType dtype = fp32;
   double clip_norm = 0.0;
   int micro_batches = 1;
+  Master master = Master::remainder;
 };
 
 class ReferenceTest : public ::testing::TestWithParam<Case> {};
 
-/// The mean gradient that the oracle sees: bf16 gradients are rounded before they are summed.
+/// The mean gradient that the oracle sees: 16-bit gradients are rounded before they are summed.
 std::vector<std::vector<double>> mean_gradient(const ShardedOptimizer& optimizer,
                                                std::uint32_t step, std::uint32_t slots) {
   std::vector<std::vector<double>> mean;
@@ -85,9 +81,8 @@ std::vector<std::vector<double>> mean_gradient(const ShardedOptimizer& optimizer
     if (!p.group.trainable) continue;
     for (std::size_t i = 0; i < values.size(); ++i) {
       for (std::uint32_t slot = 0; slot < slots; ++slot) {
-        const auto g = static_cast<float>(
-            testing::noise(100 + slot, step, number, static_cast<std::uint32_t>(i)));
-        values[i] += p.dtype == fp32 ? g : math::float_from_bf16(math::bf16_from_float(g));
+        values[i] += testing::rounded(
+            p.dtype, testing::noise(100 + slot, step, number, static_cast<std::uint32_t>(i)));
       }
       values[i] /= slots;
     }
@@ -98,8 +93,9 @@ std::vector<std::vector<double>> mean_gradient(const ShardedOptimizer& optimizer
 TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
   const Case& c = GetParam();
   Runtime runtime = adopt(MPI_COMM_WORLD, {.threads = 2});
-  ShardedOptimizer optimizer(runtime, testing::awkward_parameters(c.dtype), c.rule,
-                             {.clip_norm = c.clip_norm, .bucket_elements = 2048});
+  ShardedOptimizer optimizer(
+      runtime, testing::awkward_parameters(c.dtype), c.rule,
+      {.clip_norm = c.clip_norm, .master = c.master, .bucket_elements = 2048});
   testing::start(optimizer, runtime.rank());
   ReferenceModel reference(optimizer, c.rule, c.clip_norm);
   const auto frozen = testing::snapshot(optimizer).at("frozen");
@@ -121,12 +117,12 @@ TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
     }
   }
 
-  // Weights are compared through the parameters; bf16 ones to half a unit in their last place.
+  // Weights are compared through the parameters; 16-bit ones to half a unit in their last place.
   // Where the ranks' gradients nearly cancel, the mean that is left has few right digits, and the
   // rule divides its size out.
   for (std::size_t p = 0; p < optimizer.parameters().size(); ++p) {
     const TensorView view = optimizer.parameter(optimizer.parameters()[p].name);
-    const double tolerance = view.dtype == fp32 ? 2e-6 : 0x1p-8;
+    const double tolerance = view.dtype == fp32 ? 2e-6 : view.dtype == bf16 ? 0x1p-8 : 0x1p-11;
     for (std::int64_t i = 0; i < view.elements; ++i) {
       const double expected = reference.theta(p, static_cast<std::size_t>(i));
       ASSERT_NEAR(testing::value_of(view, i), expected, tolerance * std::fabs(expected) + 1e-5)
@@ -146,7 +142,14 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{.rule = AdEMAMix{.lr = lr}, .clip_norm = 1.0},
                       Case{.rule = AdEMAMix{.lr = lr}, .micro_batches = 3},
                       Case{.rule = AdEMAMix{.lr = lr}, .dtype = bf16, .clip_norm = 2.0},
-                      Case{.rule = AdamW{.lr = lr}, .dtype = bf16, .micro_batches = 2}));
+                      Case{.rule = AdamW{.lr = lr}, .dtype = bf16, .micro_batches = 2},
+                      Case{.rule = SimplifiedAdEMAMix{.lr = lr, .alpha = 3.0}},
+                      Case{.rule = SimplifiedAdEMAMix{.lr = lr, .beta1_steps = 0},
+                           .dtype = bf16,
+                           .master = Master::full},
+                      Case{.rule = Lion{.lr = lr}}, Case{.rule = Lion{.lr = lr}, .dtype = fp16},
+                      Case{.rule = AdEMAMix{.lr = lr}, .dtype = fp16, .master = Master::full},
+                      Case{.rule = AdamW{.lr = lr}, .dtype = fp16, .micro_batches = 2}));
 
 }  // namespace
 }  // namespace shardmix

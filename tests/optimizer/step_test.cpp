@@ -5,36 +5,23 @@
 #include <algorithm>
 #include <random>
 
-#include "shardmix/error.hpp"
-#include "support/fixture.hpp"
+#include "optimizer/support.hpp"
 
 namespace shardmix {
 namespace {
 
-const AdEMAMix rule{.lr = 1e-2, .alpha_steps = 10, .beta3_steps = 10};
-constexpr std::uint32_t steps = 5;
+using testing::train;
+using testing::TrainingCase;
 
-/// Trains on the ranks of `runtime`, with its gradients written by `write(optimizer, step)`.
-template <class Write>
-auto train(Runtime& runtime, const OptimizerOptions& options, DType dtype, const Write& write) {
-  ShardedOptimizer optimizer(runtime, testing::awkward_parameters(dtype), rule, options);
-  testing::start(optimizer, runtime.rank());
-  std::vector<double> norms;
-  for (std::uint32_t step = 1; step <= steps; ++step) {
-    write(optimizer, step);
-    norms.push_back(optimizer.step().gradient_norm);
-  }
-  optimizer.wait();
-  return std::pair(testing::snapshot(optimizer), norms);
-}
+const AdEMAMix rule{.lr = 1e-2, .alpha_steps = 10, .beta3_steps = 10};
 
 class StepTest : public ::testing::Test {
  protected:
   Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
   std::uint32_t rank_ = static_cast<std::uint32_t>(runtime_.rank());
 
-  auto plain(DType dtype = fp32, const OptimizerOptions& options = {.bucket_elements = 1024}) {
-    return train(runtime_, options, dtype, [&](ShardedOptimizer& o, std::uint32_t step) {
+  auto plain(const TrainingCase& c = {}) {
+    return train(runtime_, c, [&](ShardedOptimizer& o, std::uint32_t step) {
       testing::write_gradients(o, step, rank_);
     });
   }
@@ -43,47 +30,59 @@ class StepTest : public ::testing::Test {
 TEST_F(StepTest, MarkingInAnyOrderGivesTheSameBits) {
   const auto expected = plain();
   std::mt19937 random(rank_);  // another order on every rank
-  const auto marked = train(runtime_, {.bucket_elements = 1024}, fp32,
-                            [&](ShardedOptimizer& o, std::uint32_t step) {
-                              testing::write_gradients(o, step, rank_);
-                              std::vector<std::string> names{"head"};
-                              for (const Parameter& p : o.parameters()) names.push_back(p.name);
-                              std::ranges::shuffle(names, random);
-                              for (const std::string& name : names) o.mark_ready(name);
-                            });
+  const auto marked = train(runtime_, TrainingCase{}, [&](ShardedOptimizer& o, std::uint32_t step) {
+    testing::write_gradients(o, step, rank_);
+    std::vector<std::string> names{"head"};
+    for (const Parameter& p : o.parameters()) names.push_back(p.name);
+    std::ranges::shuffle(names, random);
+    for (const std::string& name : names) o.mark_ready(name);
+  });
   EXPECT_EQ(marked, expected);
 }
 
 TEST_F(StepTest, ATiedParameterWaitsForAllItsNames) {
   const auto expected = plain();
-  const auto late = train(
-      runtime_, {.bucket_elements = 1024}, fp32, [&](ShardedOptimizer& o, std::uint32_t step) {
-        testing::write_gradients(o, step, rank_,
-                                 1000.0);  // the other use has not added its part yet
-        o.mark_ready("head");
-        testing::write_gradients(o, step, rank_);
-        o.mark_ready("embedding");
-      });
+  const auto late = train(runtime_, TrainingCase{}, [&](ShardedOptimizer& o, std::uint32_t step) {
+    testing::write_gradients(o, step, rank_,
+                             1000.0);  // the other use has not added its part yet
+    o.mark_ready("head");
+    testing::write_gradients(o, step, rank_);
+    o.mark_ready("embedding");
+  });
   EXPECT_EQ(late, expected);
 }
 
 TEST_F(StepTest, BucketSizeAndThreadsChangeNothing) {
-  const auto expected = plain();
-  EXPECT_EQ(plain(fp32, {.bucket_elements = 256}), expected);
-  EXPECT_EQ(plain(fp32, {.bucket_elements = 1 << 20}), expected);
   Runtime threaded = adopt(MPI_COMM_WORLD, {.threads = 3});
-  const auto with_threads = train(
-      threaded, {.bucket_elements = 1024}, fp32,
-      [&](ShardedOptimizer& o, std::uint32_t step) { testing::write_gradients(o, step, rank_); });
-  EXPECT_EQ(with_threads, expected);
+  std::vector<TrainingCase> cases = testing::stochastic_cases();
+  cases.emplace_back();
+  for (const TrainingCase& c : cases) {
+    SCOPED_TRACE(describe(c));
+    const auto expected = plain(c);
+    for (const std::int64_t bucket_elements : {256, 1 << 20}) {
+      TrainingCase other = c;
+      other.options.bucket_elements = bucket_elements;
+      EXPECT_EQ(plain(other), expected) << bucket_elements;
+    }
+    EXPECT_EQ(train(threaded, c,
+                    [&](ShardedOptimizer& o, std::uint32_t step) {
+                      testing::write_gradients(o, step, rank_);
+                    }),
+              expected);
+  }
 }
 
 TEST_F(StepTest, RemainderAndFullMasterGiveTheSameBits) {
-  EXPECT_EQ(plain(bf16, {.master = Master::remainder}), plain(bf16, {.master = Master::full}));
+  for (const StateFormat state : {StateFormat::full, StateFormat::compact}) {
+    const auto with = [&](Master master) {
+      return plain({.dtype = bf16, .options = {.master = master, .state = state}});
+    };
+    EXPECT_EQ(with(Master::remainder), with(Master::full));
+  }
 }
 
 TEST_F(StepTest, OverlapGivesTheSameBits) {
-  EXPECT_EQ(plain(fp32, {.bucket_elements = 1024, .overlap = true}), plain());
+  EXPECT_EQ(plain({.options = {.bucket_elements = 1024, .overlap = true}}), plain());
 }
 
 TEST_F(StepTest, WaitByNameBringsThatParameter) {
@@ -106,22 +105,24 @@ TEST_F(StepTest, RanksAndMicroBatchesAreTheSameTree) {
   MPI_Comm_split(MPI_COMM_WORLD, runtime_.rank(), 0, &alone);
   {
     Runtime single = adopt(alone, {.threads = 1});
-    for (const std::uint32_t slots : {4u, 8u, 12u, 24u}) {
-      if (slots % static_cast<std::uint32_t>(runtime_.size()) != 0) continue;
-      const auto over_slots = [&](std::uint32_t rank, std::uint32_t size) {
-        return [=](ShardedOptimizer& o, std::uint32_t step) {
+    const auto expect_equal = [&](TrainingCase c, std::uint32_t slots) {
+      if (slots % static_cast<std::uint32_t>(runtime_.size()) != 0) return;
+      SCOPED_TRACE(describe(c) + ", " + std::to_string(slots) + " slots");
+      c.options.clip_norm = 1.0;
+      const auto on = [&](Runtime& runtime) {
+        const auto rank = static_cast<std::uint32_t>(runtime.rank());
+        const auto size = static_cast<std::uint32_t>(runtime.size());
+        return train(runtime, c, [=](ShardedOptimizer& o, std::uint32_t step) {
           for (std::uint32_t slot = rank; slot < slots; slot += size) {
             if (slot != rank) o.accumulate();
             testing::write_gradients(o, step, slot);
           }
-        };
+        });
       };
-      const OptimizerOptions options{.clip_norm = 1.0, .bucket_elements = 1024};
-      const auto expected = train(single, options, fp32, over_slots(0, 1));
-      const auto found = train(runtime_, options, fp32,
-                               over_slots(rank_, static_cast<std::uint32_t>(runtime_.size())));
-      EXPECT_EQ(found, expected) << slots << " slots";
-    }
+      EXPECT_EQ(on(runtime_), on(single));
+    };
+    for (const std::uint32_t slots : {4u, 8u, 12u, 24u}) expect_equal({}, slots);
+    for (const TrainingCase& c : testing::stochastic_cases()) expect_equal(c, 4);
   }
   MPI_Comm_free(&alone);
 }
@@ -134,29 +135,6 @@ TEST_F(StepTest, AnOptimizerMayEndInTheMiddleOfAStep) {
     for (const Parameter& p : optimizer.parameters()) optimizer.mark_ready(p.name);
     optimizer.mark_ready("head");
   }
-}
-
-TEST_F(StepTest, SwitchingKeepsTheStateAndStartsM2) {
-  ShardedOptimizer optimizer(runtime_, testing::awkward_parameters(), AdamW{.lr = 1e-2});
-  testing::start(optimizer, runtime_.rank());
-  for (std::uint32_t step = 1; step <= 3; ++step) {
-    testing::write_gradients(optimizer, step, rank_);
-    optimizer.step();
-  }
-  EXPECT_EQ(optimizer.clocks(), (Clocks{.step = 3, .updates = 3, .slow_step = 0}));
-  const auto before = testing::snapshot(optimizer);
-  EXPECT_EQ(optimizer.memory().m2, 0);
-  optimizer.switch_rule(rule);
-  EXPECT_EQ(testing::snapshot(optimizer), before);
-  EXPECT_EQ(optimizer.memory().m2, optimizer.memory().m1);
-  testing::write_gradients(optimizer, 4, rank_);
-  const StepReport report = optimizer.step();
-  EXPECT_EQ(report.alpha, rule.alpha_at(1));
-  EXPECT_EQ(optimizer.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 1}));
-
-  optimizer.switch_rule(AdEMAMix{.beta1 = 0.0});
-  EXPECT_EQ(optimizer.memory().m1, 0);
-  EXPECT_THROW(optimizer.switch_rule(AdamW{}), ConfigError);
 }
 
 TEST_F(StepTest, RankZeroAloneWarnsOfABeta3TooLargeForTheRun) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "math/bfloat16.hpp"
+#include "math/float16.hpp"
 #include "math/philox.hpp"
 #include "shardmix/mpi.hpp"
 #include "shardmix/optimizer.hpp"
@@ -39,18 +40,29 @@ inline double noise(std::uint32_t stream, std::uint32_t step, std::uint32_t para
 }
 
 inline double value_of(const TensorView& view, std::int64_t i) {
-  return view.dtype == fp32
-             ? view.as<float>()[static_cast<std::size_t>(i)]
-             : math::float_from_bf16(view.as<std::uint16_t>()[static_cast<std::size_t>(i)]);
+  const auto at = static_cast<std::size_t>(i);
+  if (view.dtype == fp32) return view.as<float>()[at];
+  const std::uint16_t bits = view.as<std::uint16_t>()[at];
+  return view.dtype == bf16 ? math::float_from_bf16(bits) : math::float_from_fp16(bits);
 }
 
 inline void set_value(const TensorView& view, std::int64_t i, double value) {
+  const auto at = static_cast<std::size_t>(i);
+  const auto nearest = static_cast<float>(value);
   if (view.dtype == fp32) {
-    view.as<float>()[static_cast<std::size_t>(i)] = static_cast<float>(value);
+    view.as<float>()[at] = nearest;
   } else {
-    view.as<std::uint16_t>()[static_cast<std::size_t>(i)] =
-        math::bf16_from_float(static_cast<float>(value));
+    view.as<std::uint16_t>()[at] =
+        view.dtype == bf16 ? math::bf16_from_float(nearest) : math::fp16_from_float(nearest);
   }
+}
+
+/// The value of `dtype` that set_value() stores.
+inline double rounded(DType dtype, double value) {
+  std::uint32_t memory = 0;
+  const TensorView view{.data = &memory, .dtype = dtype, .elements = 1};
+  set_value(view, 0, value);
+  return value_of(view, 0);
 }
 
 /// All values of all parameters, as they are in the buffers: for comparing bits.
