@@ -81,8 +81,7 @@ SHARDMIX_HOST_DEVICE void put_back([[maybe_unused]] const T* from, [[maybe_unuse
 #endif
 }
 
-/// N integers of 8 or 16 bits from memory, one in a lane of 32 bits; signed ones with their sign
-/// extended.
+/// N integers of 8 or 16 bits from memory, one in a lane of 32 bits.
 template <int N, class Narrow>
 SHARDMIX_HOST_DEVICE void load_lanes(const Narrow* from, std::uint32_t* to) {
 #if defined(__CUDA_ARCH__)

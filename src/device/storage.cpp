@@ -4,24 +4,7 @@
 #include <array>
 
 namespace shardmix::device {
-namespace {
-
 using math::block_elements;
-
-template <class State>
-auto& of(State& states, Moment moment) {
-  switch (moment) {
-    case Moment::m1:
-      return states.m1;
-    case Moment::m2:
-      return states.m2;
-    case Moment::v:
-      break;
-  }
-  return states.v;
-}
-
-}  // namespace
 
 float load_value(DType dtype, const void* from, std::int64_t i) noexcept {
   float value = 0.0f;

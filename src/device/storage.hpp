@@ -13,6 +13,20 @@ namespace shardmix::device {
 /// The three averages that an update rule may keep.
 enum class Moment : std::uint8_t { m1, m2, v };
 
+/// The member m1, m2 or v of something that has one for each.
+template <class T>
+[[nodiscard]] constexpr auto& of(T& each, Moment moment) noexcept {
+  switch (moment) {
+    case Moment::m1:
+      return each.m1;
+    case Moment::m2:
+      return each.m2;
+    case Moment::v:
+      break;
+  }
+  return each.v;
+}
+
 /// Bytes of the words of compact state: see UpdateArrays.
 [[nodiscard]] constexpr std::int32_t word_bytes_of(const RuleStates& states) noexcept {
   return states.m2 ? 4 : states.v ? 2 : states.m1 ? 1 : 0;

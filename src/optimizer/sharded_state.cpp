@@ -15,18 +15,6 @@ using layout::Range;
 
 constexpr std::array moments{Moment::m1, Moment::m2, Moment::v};
 
-bool keeps(const RuleStates& states, Moment moment) {
-  switch (moment) {
-    case Moment::m1:
-      return states.m1;
-    case Moment::m2:
-      return states.m2;
-    case Moment::v:
-      break;
-  }
-  return states.v;
-}
-
 Moment moment_of(State state) {
   return state == State::m1 ? Moment::m1 : state == State::m2 ? Moment::m2 : Moment::v;
 }
@@ -152,7 +140,7 @@ void ShardedState::set_states(const RuleStates& states) {
   const device::UpdateArrays to = arrays_of(fresh, states);
   std::array<float, math::block_elements> block{};
   for (const Moment moment : moments) {
-    if (!keeps(states_, moment) || !keeps(states, moment)) continue;
+    if (!device::of(states_, moment) || !device::of(states, moment)) continue;
     if (moment == Moment::m2 && m2_begins(states_, states)) continue;
     for (std::int64_t i = 0; i < shard_.elements; i += math::block_elements) {
       device::read_state(from, moment, i, math::block_elements, block.data());
