@@ -2,9 +2,39 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 namespace shardmix::device {
 using math::block_elements;
+
+namespace {
+
+/// Whether codes of this scale hold all values as they are.
+bool holds(std::span<const float> values, Moment moment, float scale) {
+  math::BlockScales scales;
+  of(scales, moment) = scale;
+  return std::ranges::all_of(values, [&](float x) {
+    math::Moments s{};
+    of(s, moment) = x;
+    const math::Moments held =
+        math::unpacked(math::packed(s, math::inverse(scales), math::nearest), scales);
+    return math::bits_from_float(of(held, moment)) == math::bits_from_float(x);
+  });
+}
+
+/// The scale for a block's values. Where the largest was rounded up to the last code, values that
+/// were read tell only by the others that their scale was an octave lower than such a largest has.
+float scale_for(std::span<const float> values, Moment moment) {
+  math::Largest largest;
+  std::uint32_t& own = of(largest, moment);
+  for (const float x : values) own = std::max(own, math::magnitude_bits(x));
+  const math::BlockScales scales = math::scales_for(largest);
+  const float scale = of(scales, moment);
+  return !holds(values, moment, scale) && holds(values, moment, 0.5f * scale) ? 0.5f * scale
+                                                                              : scale;
+}
+
+}  // namespace
 
 float load_value(DType dtype, const void* from, std::int64_t i) noexcept {
   float value = 0.0f;
@@ -58,15 +88,14 @@ void write_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, 
   }
   for (std::int64_t done = 0; done < count; done += block_elements) {
     const std::int64_t first = begin + done;
+    // Not with the zeros behind them: v has no code for a zero beside other values.
+    const std::span values(from + done,
+                           static_cast<std::size_t>(std::min(block_elements, count - done)));
     std::array<float, block_elements> block{};
-    std::copy_n(from + done, std::min(block_elements, count - done), block.begin());
-    math::Largest largest;
-    std::uint32_t& own = of(largest, moment);
-    for (const float x : block) own = std::max(own, math::magnitude_bits(x));
+    std::ranges::copy(values, block.begin());
     math::BlockScales& scales = arrays.scales[first / block_elements];
     const math::BlockScales before = scales;
-    math::BlockScales own_scale = math::scales_for(largest);
-    of(scales, moment) = of(own_scale, moment);
+    of(scales, moment) = scale_for(values, moment);
     for (std::int64_t i = 0; i < block_elements; ++i) {
       std::uint32_t buffer = 0;
       math::Moments s = math::unpacked(*load_words<1>(arrays, first + i, &buffer), before);

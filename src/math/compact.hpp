@@ -44,8 +44,8 @@ struct Companded {
   }
 
   /// The power of two that a block is divided by, from the bits of its largest magnitude; 0 where
-  /// that is nearly 0. No code overflows, and the largest is never below F = 1 less a code, so that
-  /// the decoded values have the same scale and codes again.
+  /// that is nearly 0. No code overflows, and the largest is never below F = 1 less a code: decoded
+  /// values have the same scale again, or, with a largest rounded up to the last code, the next.
   SHARDMIX_HOST_DEVICE static float scale(std::uint32_t largest) {
     constexpr std::uint32_t last_code = 1u << shift;     // from F(mask) on, in bits below 2
     constexpr int depth = (1 << (Bits - Mantissa)) - 1;  // F(0) = 2^-depth
