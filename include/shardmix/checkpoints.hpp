@@ -82,7 +82,8 @@ struct CheckpointInfo {
   std::string rule_json = {};  ///< its hyper-parameters
   Clocks clocks = {};
   double loss_scale = 1.0;
-  std::int64_t usable_steps = 0;  ///< since the loss scale changed
+  /// Steps since the loss scale changed that were not skipped; unset where it is constant.
+  std::optional<std::int64_t> usable_steps = std::nullopt;
   int world_size = 0;
   std::vector<std::string> states = {};  ///< of "master", "m1", "m2", "v"
   std::vector<CheckpointParameter> parameters = {};

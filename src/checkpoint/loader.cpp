@@ -273,9 +273,10 @@ std::string load(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info) 
   });
   optimizer.gather_all();
   optimizer.clocks = info.clocks;
-  if (optimizer.options.loss_scaling.growth_interval > 0) {
+  // One that was constant (1, of a run in fp32) doesn't tell where a dynamic one should be.
+  if (optimizer.options.loss_scaling.growth_interval > 0 && info.usable_steps) {
     optimizer.loss_scale = info.loss_scale;
-    optimizer.usable_steps = info.usable_steps;
+    optimizer.usable_steps = *info.usable_steps;
   }
   if (m2_begins) optimizer.clocks.slow_step = 0;
   optimizer.has_values = true;

@@ -88,7 +88,7 @@ CheckpointInfo info_from(const Json& json) {
   info.clocks = {
       .step = json.at("step"), .updates = json.at("updates"), .slow_step = json.at("slow_step")};
   info.loss_scale = json.value("loss_scale", 1.0);
-  info.usable_steps = json.value("usable_steps", std::int64_t{0});
+  if (json.contains("usable_steps")) info.usable_steps = json["usable_steps"].get<std::int64_t>();
   info.world_size = json.at("world_size");
   info.states = json.at("states");
   for (const Json& p : json.at("parameters")) info.parameters.push_back(parameter_from(p));
@@ -103,8 +103,11 @@ CheckpointInfo info_from(const Json& json) {
         fmt::format("its clocks are impossible: step {}, updates {}, slow step {}", c.step,
                     c.updates, c.slow_step));
   }
-  if (!(info.loss_scale >= 1.0 && std::isfinite(info.loss_scale)))
-    throw CheckpointError(fmt::format("its loss scale is impossible: {}", info.loss_scale));
+  if (!(info.loss_scale >= 1.0 && std::isfinite(info.loss_scale)) ||
+      info.usable_steps.value_or(0) < 0) {
+    throw CheckpointError(fmt::format("its loss scale is impossible: {} for {} steps",
+                                      info.loss_scale, info.usable_steps.value_or(0)));
+  }
   return info;
 }
 
@@ -119,12 +122,12 @@ std::string manifest_text(const CheckpointInfo& info) {
             {"updates", info.clocks.updates},
             {"slow_step", info.clocks.slow_step},
             {"loss_scale", info.loss_scale},
-            {"usable_steps", info.usable_steps},
             {"rule", info.rule},
             {"hyper_parameters", Json::parse(info.rule_json)},
             {"world_size", info.world_size},
             {"states", info.states},
             {"trainer_state", info.trainer_state}};
+  if (info.usable_steps) json["usable_steps"] = *info.usable_steps;
   json["files"] = Json::array();
   for (const CheckpointFile& f : info.files) {
     json["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.xxh3_128}});

@@ -51,7 +51,8 @@ CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer,
   info.rule_json = json_of(optimizer.rule).dump();
   info.clocks = optimizer.clocks;
   info.loss_scale = optimizer.loss_scale;
-  info.usable_steps = optimizer.usable_steps;
+  if (optimizer.options.loss_scaling.growth_interval > 0)
+    info.usable_steps = optimizer.usable_steps;
   info.world_size = optimizer.collectives.size();
   for (const optimizer::State s : optimizer::all_states) {
     if (optimizer.state.has(s)) info.states.emplace_back(name_of(s));

@@ -114,8 +114,7 @@ std::string report_text(const CheckpointInfo& info) {
   text += entry("clocks", fmt::format("step {}, {} updates, slow step {}", clocks.step,
                                       clocks.updates, clocks.slow_step));
   if (info.loss_scale != 1.0) {
-    text += entry("loss scale", fmt::format("{:g}, for {} steps that were not skipped",
-                                            info.loss_scale, info.usable_steps));
+    text += entry("loss scale", fmt::format("{:g}", info.loss_scale));
   }
   text += entry("rule", fmt::format("{}: {}", info.rule, flat_text(info.rule_json)));
   text += entry("states", fmt::format("{}", fmt::join(info.states, ", ")));
@@ -134,7 +133,6 @@ std::string report_json(const CheckpointInfo& info) {
             {"updates", info.clocks.updates},
             {"slow_step", info.clocks.slow_step},
             {"loss_scale", info.loss_scale},
-            {"usable_steps", info.usable_steps},
             {"world_size", info.world_size},
             {"states", info.states},
             {"trainer_state", info.trainer_state}};

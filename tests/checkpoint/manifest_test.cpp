@@ -16,6 +16,8 @@ CheckpointInfo example() {
   info.rule = "adamw";
   info.rule_json = R"({"beta1":0.9})";
   info.clocks = {.step = 12, .updates = 11, .slow_step = 3};
+  info.loss_scale = 4096.0;
+  info.usable_steps = 7;
   info.world_size = 2;
   info.states = {"master", "m1", "v"};
   info.parameters = {{.name = "a/b \"c\"\n", .shape = {2, 3}, .dtype = bf16, .trainable = true},
@@ -42,6 +44,8 @@ TEST(Manifest, RestoresWhatWasWritten) {
   EXPECT_EQ(read.parameters[1].trainable, false);
   EXPECT_EQ(read.memory, info.memory);
   EXPECT_EQ(read.files[0].bytes, 123);
+  EXPECT_EQ(read.loss_scale, 4096.0);
+  EXPECT_EQ(read.usable_steps, 7);
   EXPECT_EQ(read.trainer_state, info.trainer_state);
   EXPECT_EQ(manifest_text(read), manifest_text(info));
 }
@@ -58,6 +62,8 @@ TEST(Manifest, RefusesWhatCannotBe) {
   expect_refused("/step", "twelve");
   expect_refused("/step", -1);
   expect_refused("/updates", 13);
+  expect_refused("/loss_scale", 0.5);
+  expect_refused("/usable_steps", -1);
   expect_refused("/files/0/name", "../../etc/passwd");
   expect_refused("/files/0/name", "/etc/passwd");
   expect_refused("/files/0/name", "..");
