@@ -2,19 +2,42 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
+#include <tuple>
 
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/support.hpp"
 #include "shardmix/error.hpp"
+#include "support/states.hpp"
 
 namespace shardmix {
 namespace {
 
 using testing::SharedDirectory;
 using testing::snapshot;
+using testing::states_of_shard;
 using testing::test_rule;
 using testing::train_steps;
+
+/// A way to keep weights and state.
+struct Precision {
+  DType dtype = fp32;
+  Master master = Master::remainder;
+  StateFormat state = StateFormat::full;
+
+  [[nodiscard]] OptimizerOptions options(std::int64_t bucket_elements = 1024) const {
+    return {.master = master, .state = state, .seed = 5, .bucket_elements = bucket_elements};
+  }
+  [[nodiscard]] std::string name() const {
+    return std::string(name_of(dtype)) + "-" + std::to_string(static_cast<int>(master)) + "-" +
+           std::to_string(static_cast<int>(state));
+  }
+};
+
+constexpr Precision bf16_remainder{.dtype = bf16};
+constexpr Precision compact{.state = StateFormat::compact};
+constexpr Precision least{.dtype = bf16, .master = Master::none, .state = StateFormat::compact};
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -28,23 +51,122 @@ class CheckpointTest : public ::testing::Test {
 };
 
 TEST_F(CheckpointTest, ResumedTrainingIsBitEqual) {
-  for (const DType dtype : {fp32, bf16}) {
-    const auto run = directory_.path() / std::string(name_of(dtype));
-    auto whole = make(dtype);
-    testing::start(whole, runtime_.rank());
-    train_steps(whole, 5);
-    Checkpoints(runtime_, run).save(whole, "my state");
-    train_steps(whole, 5);
+  for (const DType dtype : all_dtypes) {
+    for (const Master master : {Master::remainder, Master::full, Master::none}) {
+      for (const StateFormat state : {StateFormat::full, StateFormat::compact}) {
+        const Precision precision{.dtype = dtype, .master = master, .state = state};
+        if (dtype == fp32 && master != Master::remainder) continue;  // has none of its own
+        SCOPED_TRACE(precision.name());
+        const auto run = directory_.path() / precision.name();
+        auto whole = make(dtype, test_rule, precision.options());
+        testing::start(whole, runtime_.rank());
+        train_steps(whole, 5);
+        Checkpoints(runtime_, run).save(whole, "my state");
 
-    auto resumed = make(dtype);
-    Checkpoints checkpoints(runtime_, run);
-    EXPECT_EQ(checkpoints.resume(resumed), 5);
-    EXPECT_EQ(checkpoints.trainer_state(), "my state");
-    EXPECT_EQ(checkpoints.load_note(), "");
-    train_steps(resumed, 5);
-    EXPECT_EQ(snapshot(resumed), snapshot(whole));
-    EXPECT_EQ(resumed.clocks(), whole.clocks());
+        auto resumed = make(dtype, test_rule, precision.options());
+        Checkpoints checkpoints(runtime_, run);
+        EXPECT_EQ(checkpoints.resume(resumed), 5);
+        EXPECT_EQ(checkpoints.trainer_state(), "my state");
+        EXPECT_EQ(checkpoints.load_note(), "");
+        EXPECT_EQ(states_of_shard(resumed), states_of_shard(whole));
+        EXPECT_EQ(snapshot(resumed), snapshot(whole));
+        for (ShardedOptimizer* o : {&whole, &resumed}) train_steps(*o, 5);
+        EXPECT_EQ(snapshot(resumed), snapshot(whole));
+        EXPECT_EQ(resumed.clocks(), whole.clocks());
+      }
+    }
   }
+}
+
+TEST_F(CheckpointTest, EveryRuleResumesInCompactState) {
+  std::vector<Rule> rules = all_rules();
+  rules.emplace_back(AdEMAMix{.beta1 = 0.0});
+  for (const Rule& rule : rules) {
+    SCOPED_TRACE(name_of(rule));
+    const auto run = directory_.path() / std::to_string(&rule - rules.data());
+    auto whole = make(bf16, rule, least.options());
+    testing::start(whole, runtime_.rank());
+    train_steps(whole, 4);
+    Checkpoints(runtime_, run).save(whole);
+    auto resumed = make(bf16, rule, least.options());
+    EXPECT_EQ(Checkpoints(runtime_, run).resume(resumed), 4);
+    for (ShardedOptimizer* o : {&whole, &resumed}) train_steps(*o, 4);
+    EXPECT_EQ(snapshot(resumed), snapshot(whole));
+    EXPECT_EQ(states_of_shard(resumed), states_of_shard(whole));
+  }
+}
+
+/// The codes of a block that isn't full come back too, whatever its scale was.
+TEST_F(CheckpointTest, ManySmallParametersKeepTheirCodes) {
+  Parameters parameters;
+  for (int i = 0; i < 300; ++i) parameters.add(std::to_string(i), {100 + i}, fp32);
+  ShardedOptimizer saved(runtime_, parameters, test_rule, compact.options());
+  testing::start(saved, runtime_.rank());
+  train_steps(saved, 3);
+  Checkpoints checkpoints(runtime_, directory_.path());
+  checkpoints.save(saved);
+  ShardedOptimizer loaded(runtime_, parameters, test_rule, compact.options());
+  checkpoints.resume(loaded);
+  EXPECT_EQ(states_of_shard(loaded), states_of_shard(saved));
+}
+
+TEST_F(CheckpointTest, FullStateLoadsAsCompactAndBack) {
+  auto full = make(bf16);
+  testing::start(full, runtime_.rank());
+  train_steps(full, 5);
+  Checkpoints(runtime_, directory_.path() / "full").save(full);
+
+  auto loaded = make(bf16, test_rule, {.state = StateFormat::compact, .bucket_elements = 1024});
+  EXPECT_EQ(Checkpoints(runtime_, directory_.path() / "full").resume(loaded), 5);
+  EXPECT_EQ(snapshot(loaded), snapshot(full));
+  const auto expected = states_of_shard(full);
+  const auto found = states_of_shard(loaded);
+  EXPECT_EQ(found.at("master"), expected.at("master"));
+  // Half the distance of two codes near the value, and half of that at the block's largest for
+  // those far below it, whose codes are evenly spaced.
+  for (const auto& [name, relative, absolute] :
+       {std::tuple{"m1", 0x1p-4, 0x1p-18}, {"m2", 0x1p-11, 0x1p-40}, {"v", 0x1p-4, 0x1p-30}}) {
+    const std::vector<float>& values = expected.at(name);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double size = std::abs(static_cast<double>(values[i]));
+      ASSERT_NEAR(found.at(name)[i], values[i], 1.001 * relative * size + absolute)
+          << name << " " << i;
+    }
+  }
+  train_steps(loaded, 1);
+  Checkpoints(runtime_, directory_.path() / "compact").save(loaded);
+  auto back = make(bf16);
+  EXPECT_EQ(Checkpoints(runtime_, directory_.path() / "compact").resume(back), 6);
+  EXPECT_EQ(states_of_shard(back), states_of_shard(loaded));
+  EXPECT_EQ(snapshot(back), snapshot(loaded));
+}
+
+TEST_F(CheckpointTest, TheLossScaleGoesOn) {
+  const OptimizerOptions dynamic{.loss_scaling = {.initial = 4.0, .growth_interval = 3}};
+  auto saved = make(fp32, test_rule, dynamic);
+  testing::start(saved, runtime_.rank());
+  train_steps(saved, 5);
+  EXPECT_EQ(saved.loss_scale(), 8.0);
+  Checkpoints checkpoints(runtime_, directory_.path());
+  checkpoints.save(saved);
+  EXPECT_EQ(inspect_checkpoint(directory_.path()).loss_scale, 8.0);
+
+  auto resumed = make(fp32, test_rule, dynamic);
+  checkpoints.resume(resumed);
+  EXPECT_EQ(resumed.loss_scale(), 8.0);
+  train_steps(resumed, 1);  // the third since it grew
+  EXPECT_EQ(resumed.loss_scale(), 16.0);
+
+  auto constant = make(fp32, test_rule, {.loss_scaling = {.initial = 2.0}});
+  checkpoints.resume(constant);
+  EXPECT_EQ(constant.loss_scale(), 2.0);
+  train_steps(constant, 1);
+  checkpoints.save(constant);
+
+  // What was constant says nothing about where a dynamic one should be.
+  auto from_constant = make(fp32, test_rule, dynamic);
+  EXPECT_EQ(checkpoints.resume(from_constant), 6);
+  EXPECT_EQ(from_constant.loss_scale(), 4.0);
 }
 
 TEST_F(CheckpointTest, NothingToResumeIsStepZero) {
@@ -55,7 +177,9 @@ TEST_F(CheckpointTest, NothingToResumeIsStepZero) {
 }
 
 /// Saves on the first `saving` ranks and loads on the first `loading`, in groups of their own.
-void expect_reshards(int saving, int loading, const std::filesystem::path& run, DType dtype) {
+void expect_reshards(int saving, int loading, const std::filesystem::path& run,
+                     const Precision& precision) {
+  const DType dtype = precision.dtype;
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   const auto on_group = [&](int size, const auto& work) {
@@ -64,7 +188,7 @@ void expect_reshards(int saving, int loading, const std::filesystem::path& run, 
     if (rank < size) {
       Runtime runtime = adopt(group, {.threads = 1});
       ShardedOptimizer optimizer(runtime, testing::awkward_parameters(dtype), test_rule,
-                                 {.bucket_elements = 1024});
+                                 precision.options());
       work(runtime, optimizer);
     }
     MPI_Comm_free(&group);
@@ -91,7 +215,7 @@ void expect_reshards(int saving, int loading, const std::filesystem::path& run, 
     testing::start(optimizer, runtime.rank());
     train_steps(optimizer, 6);
     ShardedOptimizer other(runtime, testing::awkward_parameters(dtype), test_rule,
-                           {.bucket_elements = 512});
+                           precision.options(512));
     EXPECT_EQ(Checkpoints(runtime, run / "again").resume(other), 6);
     // A third of three equal gradients isn't exact; the other world sizes give the same bits.
     if (saving != 3 && loading != 3) {
@@ -101,37 +225,59 @@ void expect_reshards(int saving, int loading, const std::filesystem::path& run, 
 }
 
 TEST_F(CheckpointTest, LoadsOnAnyNumberOfRanks) {
-  for (const DType dtype : {fp32, bf16}) {
+  for (const Precision& precision : {Precision{}, bf16_remainder, compact, least}) {
     for (int saving = 1; saving <= runtime_.size(); ++saving) {
       for (int loading = 1; loading <= runtime_.size(); ++loading) {
         const auto name =
-            std::to_string(saving) + "-" + std::to_string(loading) + std::string(name_of(dtype));
+            std::to_string(saving) + "-" + std::to_string(loading) + "-" + precision.name();
         SCOPED_TRACE(name);
-        expect_reshards(saving, loading, directory_.path() / name, dtype);
+        expect_reshards(saving, loading, directory_.path() / name, precision);
       }
     }
   }
 }
 
 TEST_F(CheckpointTest, AnAdamWCheckpointSwitchesToAdEMAMix) {
-  auto adamw = make(bf16, AdamW{.lr = 1e-2});
-  testing::start(adamw, runtime_.rank());
-  train_steps(adamw, 4);
+  for (const StateFormat state : {StateFormat::full, StateFormat::compact}) {
+    const OptimizerOptions options{.state = state};
+    const auto run = directory_.path() / std::to_string(static_cast<int>(state));
+    auto adamw = make(bf16, AdamW{.lr = 1e-2}, options);
+    testing::start(adamw, runtime_.rank());
+    train_steps(adamw, 4);
+    Checkpoints checkpoints(runtime_, run);
+    checkpoints.save(adamw);
+
+    auto loaded = make(bf16, test_rule, options);
+    testing::start(loaded, runtime_.rank());
+    train_steps(loaded, 2);  // an m2 that must not survive
+    EXPECT_EQ(checkpoints.load(run, loaded), 4);
+    EXPECT_NE(checkpoints.load_note().find("switched from adamw to ademamix at step 4"),
+              std::string::npos);
+    EXPECT_EQ(loaded.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 0}));
+
+    adamw.switch_rule(test_rule);
+    train_steps(adamw, 3);
+    train_steps(loaded, 3);
+    EXPECT_EQ(snapshot(loaded), snapshot(adamw));
+  }
+}
+
+/// One's m2 is an average, the other's a sum.
+TEST_F(CheckpointTest, M2OfAnotherKindIsNotLoaded) {
+  auto ademamix = make();
+  testing::start(ademamix, runtime_.rank());
+  train_steps(ademamix, 4);
   Checkpoints checkpoints(runtime_, directory_.path());
-  checkpoints.save(adamw);
-
-  auto loaded = make(bf16);
-  testing::start(loaded, runtime_.rank());
-  train_steps(loaded, 2);  // an m2 that must not survive
-  EXPECT_EQ(checkpoints.load(directory_.path(), loaded), 4);
-  EXPECT_NE(checkpoints.load_note().find("switched from adamw to ademamix at step 4"),
-            std::string::npos);
+  checkpoints.save(ademamix);
+  const SimplifiedAdEMAMix simplified{.lr = 1e-3};
+  auto loaded = make(fp32, simplified);
+  EXPECT_EQ(checkpoints.resume(loaded), 4);
+  EXPECT_NE(checkpoints.load_note().find("m2 starts at zero"), std::string::npos);
   EXPECT_EQ(loaded.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 0}));
-
-  adamw.switch_rule(test_rule);
-  train_steps(adamw, 3);
-  train_steps(loaded, 3);
-  EXPECT_EQ(snapshot(loaded), snapshot(adamw));
+  ademamix.switch_rule(simplified);
+  for (ShardedOptimizer* o : {&ademamix, &loaded}) train_steps(*o, 3);
+  EXPECT_EQ(snapshot(loaded), snapshot(ademamix));
+  EXPECT_EQ(states_of_shard(loaded), states_of_shard(ademamix));
 }
 
 TEST_F(CheckpointTest, MissingMomentsAreAnErrorAndNeverZeros) {
@@ -141,6 +287,11 @@ TEST_F(CheckpointTest, MissingMomentsAreAnErrorAndNeverZeros) {
   checkpoints.save(without_m1);
   auto needs_m1 = make();
   EXPECT_THROW(checkpoints.resume(needs_m1), CheckpointError);
+  auto lion = make(fp32, Lion{});
+  testing::start(lion, runtime_.rank());
+  checkpoints.save(lion);
+  auto needs_v = make(fp32, AdamW{});
+  EXPECT_THROW(checkpoints.resume(needs_v), CheckpointError);
 }
 
 TEST_F(CheckpointTest, KeepsTheLastOnesAndALink) {
