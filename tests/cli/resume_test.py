@@ -4,7 +4,7 @@ import subprocess
 import time
 import unittest
 
-from support import TrainCase, command, complaints, run
+from support import LEAST, RULES, TrainCase, command, complaints, run
 
 
 class Resume(TrainCase):
@@ -36,6 +36,23 @@ class Resume(TrainCase):
             for line in whole + killed:
                 del line["tokens_per_second"]
             self.assertEqual(whole, killed)
+
+    def test_stochastic_rounding_goes_on_with_the_same_bits(self):
+        for rule in RULES:
+            ranks = 2 if rule == "ademamix" else None
+            plan = ["--steps", "12", "--checkpoint-every", "5", "--optimizer", rule, *LEAST]
+            self.train(rule, *plan, ranks=ranks)
+            said = self.train(f"{rule}-on", *plan, "--resume", self.directory / rule / "step_000000005",
+                              ranks=ranks).stderr
+            self.assertIn("resumed after step 5", said)
+            self.assertNotIn("warning", said)
+            self.assertEqual(self.losses(f"{rule}-on"), self.losses(rule)[5:])
+
+    def test_another_precision_is_a_warning(self):
+        self.train("run", "--steps", "2")
+        said = self.train("run", "--steps", "4", "--dtype", "bf16", "--state", "compact").stderr
+        self.assertIn("warning: weights and state were fp32, state full, and go on as bf16, master remainder, "
+                      "state compact", said)
 
     def test_another_number_of_ranks_goes_on(self):
         self.train("run", "--steps", "20")

@@ -17,6 +17,10 @@ for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM",
 TINY = ["--width", "32", "--heads", "2", "--layers", "2", "--context", "32", "--batch", "6",
         "--eval-every", "0", "--eval-sequences", "8", "--threads", "1", "--log-every", "1"]
 
+# Weights and state in as few bytes as there are; all of it rounded stochastically.
+LEAST = ["--dtype", "bf16", "--master", "none", "--state", "compact"]
+RULES = ("ademamix", "adamw", "simplified-ademamix", "lion")
+
 
 def command(arguments, ranks=None):
     """The program's command line, under mpiexec where a number of ranks is given."""

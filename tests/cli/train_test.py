@@ -3,7 +3,7 @@
 import math
 import unittest
 
-from support import TrainCase
+from support import LEAST, RULES, TrainCase
 
 FIELDS = {"step", "loss", "lr", "alpha", "beta3", "gradient_norm", "clip_scale", "loss_scale", "skipped",
           "reason", "tokens_per_second"}
@@ -42,13 +42,14 @@ class Train(TrainCase):
 
     def test_one_two_and_four_ranks_give_the_same_bits(self):
         # A batch that four doesn't divide; the losses are summed over ranks in double, so only their last bits may differ.
-        for ranks in (1, 2, 4):
-            self.train(f"bits-{ranks}", "--steps", "10", "--batch", "6", "--threads", "1", ranks=ranks)
-        one = self.metrics("bits-1")
-        for ranks in (2, 4):
-            for alone, many in zip(one, self.metrics(f"bits-{ranks}"), strict=True):
-                self.assertEqual(alone["gradient_norm"], many["gradient_norm"])
-                self.assertAlmostEqual(alone["loss"], many["loss"], delta=1e-12)
+        for name, more in (("full", []), ("least", LEAST)):
+            for ranks in (1, 2, 4):
+                self.train(f"{name}-{ranks}", "--steps", "10", "--batch", "6", "--threads", "1", *more, ranks=ranks)
+            one = self.metrics(f"{name}-1")
+            for ranks in (2, 4):
+                for alone, many in zip(one, self.metrics(f"{name}-{ranks}"), strict=True):
+                    self.assertEqual(alone["gradient_norm"], many["gradient_norm"])
+                    self.assertAlmostEqual(alone["loss"], many["loss"], delta=1e-12)
 
     def test_two_runs_are_equal_to_the_last_bit(self):
         for out in ("a", "b"):
@@ -62,9 +63,20 @@ class Train(TrainCase):
         self.assertGreater(self.inspect("full")["memory"][0]["master"],
                            self.inspect("remainder")["memory"][0]["master"])
 
-    def test_every_rule_and_schedule_runs(self):
-        for number, more in enumerate((["--optimizer", "adamw"], ["--optimizer", "lion"],
-                                       ["--optimizer", "simplified-ademamix"], ["--lr-schedule", "linear"],
+    def test_every_rule_learns_in_full_and_compact_state(self):
+        for rule in RULES:
+            for state in ("full", "compact"):
+                out = f"{rule}-{state}"
+                said = self.train(out, "--steps", "40", "--optimizer", rule, "--state", state).stderr
+                self.assertIn(f"rule {rule}, lr ", said)
+                losses = self.losses(out)
+                self.assertLess(losses[-1], losses[0] - 0.3, out)
+            self.assertAlmostEqual(losses[-1], self.losses(f"{rule}-full")[-1], delta=0.1)
+            full, compact = (self.inspect(f"{rule}-{state}")["memory"][0] for state in ("full", "compact"))
+            self.assertLess(compact["m1"] + compact["m2"] + compact["v"], 0.51 * (full["m1"] + full["m2"] + full["v"]))
+
+    def test_every_schedule_runs(self):
+        for number, more in enumerate((["--lr-schedule", "linear"],
                                        ["--lr-schedule", "wsd"], ["--lr-schedule", "wsd-sqrt"],
                                        ["--lr-schedule", "inverse-sqrt"],
                                        ["--lr-schedule", "constant", "--beta1", "0"],

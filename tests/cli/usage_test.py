@@ -52,7 +52,8 @@ class Errors(TrainCase):
 
     def test_impossible_values(self):
         for more, pattern in ((["--lr", "-1"], "lr"), (["--beta1", "1"], "beta1"), (["--batch", "0"], "--batch"),
-                              (["--heads", "3"], "--heads"), (["--model", "gpt5"], "nano, 110m"),
+                              (["--heads", "3"], "--heads"), (["--dtype", "fp16"], "--device cuda"),
+                              (["--optimizer", "adam"], "ademamix, adamw"), (["--state", "small"], "full, compact"), (["--model", "gpt5"], "nano, 110m"),
                               (["--btch", "3"], "did you mean --batch"), (["--steps", "x"], "--steps is 'x'")):
             self.assert_complaint(self.arguments("run", *more), pattern)
 
