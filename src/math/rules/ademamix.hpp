@@ -16,11 +16,11 @@ struct AdEMAMixKernel {
   float eps;
   float lr;
   float weight_decay;
-  bool keeps_m1;
+  float kept_m1;  ///< 1, or 0 where beta1 is; a number, since a choice would not be vectorised
 
   SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
     const float m1 = averaged(s.m1, g, one_minus_beta1);
-    s.m1 = keeps_m1 ? m1 : 0.0f;
+    s.m1 = kept_m1 * m1;
     s.m2 = averaged(s.m2, g, one_minus_beta3);
     s.v = averaged_square(s.v, g, one_minus_beta2);
     const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
@@ -59,7 +59,7 @@ struct Spec<AdEMAMix> {
             .eps = static_cast<float>(rule.eps),
             .lr = lr,
             .weight_decay = static_cast<float>(rule.weight_decay),
-            .keeps_m1 = rule.beta1 != 0.0};
+            .kept_m1 = rule.beta1 != 0.0 ? 1.0f : 0.0f};
   }
 };
 
