@@ -50,8 +50,10 @@ struct Companded {
     constexpr std::uint32_t last_code = 1u << shift;     // from F(mask) on, in bits below 2
     constexpr int depth = (1 << (Bits - Mantissa)) - 1;  // F(0) = 2^-depth
     constexpr std::uint32_t zeros = depth < 24 ? 1u << (24 - depth) : 0u;  // 2 F(0), below 2
+    // The least scale of which 2^-31, the least v, is a float.
+    constexpr std::uint32_t least_exponent = 9;
     const std::uint32_t exponent = (largest + last_code + zeros) >> 23;
-    return exponent < 8 ? 0.0f : float_from_bits(exponent << 23);
+    return exponent < least_exponent ? 0.0f : float_from_bits(exponent << 23);
   }
 };
 

@@ -115,10 +115,10 @@ const AdEMAMix paper{.lr = lr};
 TEST(TenThousandSteps, AdEMAMixStaysWithDoublePrecision) {
   const Errors errors = errors_of(paper, our_step);
   errors.print("ademamix");
-  EXPECT_LT(errors.theta, 2e-6);
-  EXPECT_LT(errors.m1, 1e-6);
-  EXPECT_LT(errors.m2, 1e-6);
-  EXPECT_LT(errors.v, 5e-6);
+  EXPECT_LT(errors.theta, 3e-6);
+  EXPECT_LT(errors.m1, 4e-7);
+  EXPECT_LT(errors.m2, 1.2e-6);
+  EXPECT_LT(errors.v, 6e-6);
 }
 
 TEST(TenThousandSteps, AdEMAMixIsNoWorseThanTheAuthorsOrder) {
@@ -137,8 +137,10 @@ TEST(TenThousandSteps, AdEMAMixWithoutSchedulesStaysWithDoublePrecision) {
   rule.alpha_steps = rule.beta3_steps = 0;
   const Errors errors = errors_of(rule, our_step);
   errors.print("ademamix, no schedules");
-  EXPECT_LT(errors.theta, 2e-6);
-  EXPECT_LT(errors.m2, 1e-6);
+  EXPECT_LT(errors.theta, 3e-6);
+  EXPECT_LT(errors.m1, 4e-7);
+  EXPECT_LT(errors.m2, 7e-7);
+  EXPECT_LT(errors.v, 6e-6);
 }
 
 TEST(TenThousandSteps, AdEMAMixWithBetaOneZeroStaysWithDoublePrecision) {
@@ -146,40 +148,42 @@ TEST(TenThousandSteps, AdEMAMixWithBetaOneZeroStaysWithDoublePrecision) {
   rule.beta1 = 0.0;
   const Errors errors = errors_of(rule, our_step);
   errors.print("ademamix, beta1 = 0");
-  EXPECT_LT(errors.theta, 2e-6);
-  EXPECT_LT(errors.m2, 1e-6);
+  EXPECT_LT(errors.theta, 3e-6);
+  EXPECT_LT(errors.m2, 1.2e-6);
+  EXPECT_LT(errors.v, 6e-6);
 }
 
 TEST(TenThousandSteps, AdamWStaysWithDoublePrecision) {
   const Errors errors = errors_of(AdamW{.lr = lr}, our_step);
   errors.print("adamw");
   EXPECT_LT(errors.theta, 2e-6);
-  EXPECT_LT(errors.m1, 1e-6);
-  EXPECT_LT(errors.v, 5e-6);
+  EXPECT_LT(errors.m1, 4e-7);
+  EXPECT_LT(errors.v, 6e-6);
 }
 
-// The sum m has the size of 1 / (1 - beta1) gradients.
+// The sum m has the size of up to 1 / (1 - beta1) gradients.
 TEST(TenThousandSteps, SimplifiedAdEMAMixStaysWithDoublePrecision) {
   const Errors errors = errors_of(SimplifiedAdEMAMix{.lr = lr, .alpha = 10.0}, our_step);
   errors.print("simplified-ademamix");
-  EXPECT_LT(errors.theta, 2e-4);
-  EXPECT_LT(errors.m2, 1e-3);
-  EXPECT_LT(errors.v, 5e-6);
+  EXPECT_LT(errors.theta, 1e-5);
+  EXPECT_LT(errors.m2, 4e-5);
+  EXPECT_LT(errors.v, 1.2e-6);
 }
 
 TEST(TenThousandSteps, SimplifiedAdEMAMixWithALongMemoryStaysWithDoublePrecision) {
-  const Errors errors =
-      errors_of(SimplifiedAdEMAMix{.lr = lr, .beta1 = 0.9999, .alpha = 10.0}, our_step);
+  const SimplifiedAdEMAMix rule{.lr = lr, .beta1 = 0.9999, .alpha = 10.0, .beta1_steps = 0};
+  const Errors errors = errors_of(rule, our_step);
   errors.print("simplified-ademamix, beta1 = 0.9999");
-  EXPECT_LT(errors.theta, 2e-2);
-  EXPECT_LT(errors.m2, 1e-1);
+  EXPECT_LT(errors.theta, 1e-4);
+  EXPECT_LT(errors.m2, 6e-3);
+  EXPECT_LT(errors.v, 1.2e-6);
 }
 
 TEST(TenThousandSteps, LionStaysWithDoublePrecision) {
   const Errors errors = errors_of(Lion{.lr = lr}, our_step);
   errors.print("lion");
   EXPECT_LT(errors.theta, 2e-6);
-  EXPECT_LT(errors.m1, 1e-6);
+  EXPECT_LT(errors.m1, 4e-7);
 }
 
 }  // namespace

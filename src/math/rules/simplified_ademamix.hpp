@@ -4,9 +4,10 @@
 
 namespace shardmix::math {
 
-/// The momentum is kept where AdEMAMix keeps m2: as slow, and a sum of gradients.
+/// The momentum is kept where AdEMAMix keeps m2: as slow, and a sum of gradients. It is written
+/// m + (g - (1 - beta1) m), for the same reason as an average is.
 struct SimplifiedAdEMAMixKernel {
-  float beta1;
+  float one_minus_beta1;
   float one_minus_beta2;
   float alpha;
   float root_v_correction;
@@ -15,7 +16,7 @@ struct SimplifiedAdEMAMixKernel {
   float weight_decay;
 
   SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
-    s.m2 = std::fma(beta1, s.m2, g);
+    s.m2 = s.m2 + std::fma(-one_minus_beta1, s.m2, g);
     s.v = averaged_square(s.v, g, one_minus_beta2);
     const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
     return stepped(theta, std::fma(alpha, g, s.m2) / denominator, lr, weight_decay);
@@ -41,7 +42,7 @@ struct Spec<SimplifiedAdEMAMix> {
   }
 
   static SimplifiedAdEMAMixKernel kernel(const R& rule, float lr, const StepClocks& clocks) {
-    return {.beta1 = static_cast<float>(rule.beta1_at(clocks.slow_step)),
+    return {.one_minus_beta1 = static_cast<float>(1.0 - rule.beta1_at(clocks.slow_step)),
             .one_minus_beta2 = static_cast<float>(1.0 - rule.beta2),
             .alpha = static_cast<float>(rule.alpha),
             .root_v_correction = root_bias_correction(rule.beta2, clocks.update),

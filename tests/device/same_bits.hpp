@@ -1,0 +1,109 @@
+#pragma once
+
+/// Compares two devices that must give the same bits.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "update_case.hpp"
+
+namespace shardmix::device {
+
+/// Three updates, in three runs of groups, of every rule in every storage.
+inline void expect_same_updates(Device& device, Device& other) {
+  for (const Rule& rule : rules_of_each_form()) {
+    for (const Storage& storage : all_storages()) {
+      SCOPED_TRACE(std::string(name_of(rule)) + ", " + name_of(storage));
+      Memory ours(device, rule, storage, 11);
+      Memory others(other, rule, storage, 11);
+      ours.fill(1);
+      others.fill(1);
+      for (int step = 1; step <= 3; ++step) {
+        const auto before = ours.bits();
+        const std::vector<UpdateRun> runs{
+            {3 * block, kernel_of(rule, {}, step)},
+            {4 * block, kernel_of(rule, {.lr_scale = 2.0, .weight_decay = 0.0}, step)},
+            {11 * block, kernel_of(rule, {.hyper_parameters = {{"beta2", 0.9}}}, step)}};
+        ours.arrays().random = others.arrays().random = math::random_keys(77, step);
+        device.update({.arrays = ours.arrays(),
+                       .elements = ours.elements(),
+                       .runs = runs,
+                       .control = &ours.control()});
+        other.update({.arrays = others.arrays(),
+                      .elements = others.elements(),
+                      .runs = runs,
+                      .control = &others.control()});
+        ASSERT_FALSE(ours.bits() == before);
+        ASSERT_TRUE(ours.bits() == others.bits()) << "step " << step;
+      }
+      const auto before = others.bits();
+      others.control().skip = 1;
+      others.update(other, kernel_of(rule));
+      ASSERT_TRUE(others.bits() == before);
+    }
+  }
+}
+
+/// Sums of gradients of every dtype from up to nine ranks, with partial sums and bad gradients.
+inline void expect_same_reductions(Device& device, Device& other) {
+  constexpr std::int64_t blocks = 7;
+  constexpr std::int64_t elements = blocks * block;
+  constexpr int most = 9;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (const DType dtype : all_dtypes) {
+    std::vector<std::vector<Buffer>> all;  // of either device: sources, partials, sum, squares
+    for (Device* d : {&device, &other}) {
+      auto& own = all.emplace_back();
+      for (int r = 0; r < most; ++r) own.emplace_back(*d, elements * size_of(dtype));
+      for (int p = 0; p < 2; ++p) own.emplace_back(*d, elements * 4);
+      own.emplace_back(*d, elements * 4);
+      own.emplace_back(*d, blocks * 8);
+    }
+    for (std::size_t b = 0; b < most + 2; ++b) {
+      const DType own = b < most ? dtype : fp32;
+      for (std::int64_t i = 0; i < elements; ++i) {
+        float value = normal(random) * std::pow(10.0f, static_cast<float>(i % 7 - 3));
+        if (b == 1 && i == 2 * block + 33) value = std::numeric_limits<float>::infinity();
+        if (b == 0 && i == 4 * block + 255) value = std::nanf("");
+        store_value(own, all[0][b].data(), i, value);
+        store_value(own, all[1][b].data(), i, value);
+      }
+    }
+    for (std::size_t count = 1; count <= most; ++count) {
+      for (std::size_t partials = 0; partials <= 2; ++partials) {
+        for (auto& own : all) {
+          std::vector<const void*> sources;
+          std::vector<const float*> added;
+          for (std::size_t r = 0; r < count; ++r) sources.push_back(own[r].data());
+          for (std::size_t p = 0; p < partials; ++p) added.push_back(own[most + p].as<float>());
+          Device& d = &own == all.data() ? device : other;
+          d.reduce({.sources = sources,
+                    .dtype = dtype,
+                    .elements = elements,
+                    .partials = added,
+                    .sum = own[most + 2].as<float>(),
+                    .block_squares = own[most + 3].as<double>()});
+        }
+        for (std::int64_t i = 0; i < elements; ++i) {
+          const float ours = all[0][most + 2].as<float>()[i];
+          const float others = all[1][most + 2].as<float>()[i];
+          if (std::isnan(ours) && std::isnan(others)) continue;  // whose bits may differ
+          ASSERT_EQ(math::bits_from_float(ours), math::bits_from_float(others))
+              << count << " sources, " << partials << " partial sums, element " << i;
+        }
+        for (std::int64_t b = 0; b < blocks; ++b) {
+          const double ours = all[0][most + 3].as<double>()[b];
+          ASSERT_EQ(ours, all[1][most + 3].as<double>()[b]);
+          ASSERT_EQ(std::isfinite(ours), !(b == 4 || (b == 2 && count > 1)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace shardmix::device
