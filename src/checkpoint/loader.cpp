@@ -223,12 +223,14 @@ void read_states(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
 }
 
 std::string note_on_rule(const ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
-                         bool m2_begins) {
+                         const std::vector<State>& states, bool m2_begins) {
   const std::string_view rule = name_of(optimizer.rule);
   if (m2_begins) {
+    std::vector<std::string_view> kept;
+    for (const State s : states) kept.push_back(name_of(s));
     return fmt::format(
-        "switched from {} to {} at step {}: master, m1, v and the step are kept, m2 starts at zero",
-        info.rule, rule, info.clocks.step);
+        "switched from {} to {} at step {}: {} and the step are kept, m2 starts at zero", info.rule,
+        rule, info.clocks.step, fmt::join(kept, ", "));
   }
   if (rule != info.rule)
     return fmt::format("switched from {} to {} at step {}", info.rule, rule, info.clocks.step);
@@ -280,7 +282,7 @@ std::string load(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info) 
   }
   if (m2_begins) optimizer.clocks.slow_step = 0;
   optimizer.has_values = true;
-  return note_on_rule(optimizer, info, m2_begins);
+  return note_on_rule(optimizer, info, states, m2_begins);
 }
 
 }  // namespace shardmix::checkpoint
