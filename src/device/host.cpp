@@ -1,4 +1,3 @@
-#include <omp.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -158,19 +157,25 @@ class HostDevice final : public Device {
   }
 
  private:
-  /// Splits [0, elements) at blocks over the threads. The work per element does not depend on the
-  /// split.
+  /// Hands [0, elements) to the threads in pieces of whole blocks: a thread whose core is slow, or
+  /// shared, takes fewer. The work per element does not depend on the pieces.
   template <class Work>
   void share(std::int64_t elements, const Work& work) const {
+    constexpr std::int64_t least_blocks = 64;
+    constexpr std::int64_t pieces_of_a_thread = 16;
     const std::int64_t blocks = elements / block_elements;
-    const int threads = static_cast<int>(std::min<std::int64_t>(threads_, blocks));
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-      const int t = omp_get_thread_num();
-      const int count = omp_get_num_threads();
-      const std::int64_t begin = blocks * t / count * block_elements;
-      const std::int64_t end = blocks * (t + 1) / count * block_elements;
-      if (begin < end) work(begin, end);
+    const std::int64_t piece = std::max(least_blocks, blocks / (threads_ * pieces_of_a_thread));
+    const int threads =
+        static_cast<int>(std::min<std::int64_t>(threads_, (blocks + piece - 1) / piece));
+    if (threads <= 1) {
+      if (blocks > 0) work(std::int64_t{0}, blocks * block_elements);
+      return;
+    }
+    std::atomic<std::int64_t> next = 0;
+#pragma omp parallel num_threads(threads)
+    for (std::int64_t begin = next.fetch_add(piece); begin < blocks;
+         begin = next.fetch_add(piece)) {
+      work(begin * block_elements, std::min(begin + piece, blocks) * block_elements);
     }
   }
 
