@@ -43,7 +43,8 @@ struct AdamW {
 /// The paper's language-model settings are the defaults.
 struct AdEMAMix {
   Schedule lr = 1e-3;
-  double beta1 = 0.9;  ///< 0: m1 is the gradient itself and is not stored (full state: as much memory as AdamW)
+  double beta1 = 0.9;  ///< 0: m1 is the gradient itself and is not stored (full state: as much
+                       ///< memory as AdamW)
   double beta2 = 0.999;
   double beta3 = 0.9999;  ///< for long runs; auto_beta3() gives the value for a run's length
   double alpha = 8.0;

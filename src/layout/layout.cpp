@@ -127,8 +127,7 @@ Shard shard(const Layout& layout, int rank, int size) {
   Shard result;
   for (const Bucket& bucket : layout.buckets()) {
     const Range range = slice(bucket, rank, size);
-    result.slices.push_back(
-        {.range = range, .shard_begin = result.elements});
+    result.slices.push_back({.range = range, .shard_begin = result.elements});
     result.elements += range.size();
   }
   return result;

@@ -5,8 +5,9 @@
 ///
 /// Elements are numbered in blocks of 256. Every parameter begins at a block; the last block of a
 /// parameter is padded with elements that are always zero. Parameters are ordered by region
-/// (trainable fp32, bf16, fp16, then frozen ones) and, within it, as they were declared. The gradient buffer has the same offsets as the parameter buffer and ends with the
-/// trainable regions.
+/// (trainable fp32, bf16, fp16, then frozen ones) and, within it, as they were declared. The
+/// gradient buffer has the same offsets as the parameter buffer and ends with the trainable
+/// regions.
 
 #include <array>
 #include <cstddef>
@@ -79,7 +80,9 @@ class Layout {
   [[nodiscard]] const std::vector<Group>& groups() const noexcept { return groups_; }
 
   [[nodiscard]] std::int64_t parameter_bytes() const noexcept { return regions_.back().byte_end; }
-  [[nodiscard]] std::int64_t gradient_bytes() const noexcept { return regions_[all_dtypes.size() - 1].byte_end; }
+  [[nodiscard]] std::int64_t gradient_bytes() const noexcept {
+    return regions_[all_dtypes.size() - 1].byte_end;
+  }
 
   [[nodiscard]] std::vector<Piece> pieces(Range range) const;
   [[nodiscard]] std::vector<GroupRun> group_runs(Range range) const;
