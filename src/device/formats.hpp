@@ -73,7 +73,17 @@ SHARDMIX_HOST_DEVICE T* values_at(T* memory, [[maybe_unused]] std::remove_const_
 #endif
 }
 
-/// Puts N values that are where values_at() said back to `memory`.
+/// Where values for `memory` are to be written before put_back(): there, or in `buffer` on a GPU.
+template <class T>
+SHARDMIX_HOST_DEVICE T* room_at([[maybe_unused]] T* memory, [[maybe_unused]] T* buffer) {
+#if defined(__CUDA_ARCH__)
+  return buffer;
+#else
+  return memory;
+#endif
+}
+
+/// Puts N values that are where values_at() or room_at() said back to `memory`.
 template <int N, class T>
 SHARDMIX_HOST_DEVICE void put_back([[maybe_unused]] const T* from, [[maybe_unused]] T* memory) {
 #if defined(__CUDA_ARCH__)
@@ -127,8 +137,8 @@ struct Fp16 {
 
 template <int N, class Half>
 SHARDMIX_HOST_DEVICE float* widen_halves(const std::uint16_t* from, float* buffer) {
-  alignas(64) std::uint32_t bits[N];
-  load_lanes<N>(from, bits);
+  alignas(16) std::uint16_t room[N];
+  const std::uint16_t* bits = values_at<N>(from, room);
   for_each<N>([&](int i) { buffer[i] = Half::widen(bits[i]); });
   return buffer;
 }
@@ -151,10 +161,11 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
     return values_at<N>(static_cast<float*>(a.master) + begin, buffer);
   const auto* parameters = static_cast<const std::uint16_t*>(a.parameter) + begin;
   if (a.weights == WeightStorage::remainder) {
-    alignas(64) std::uint32_t parameter[N];
-    alignas(64) std::uint32_t remainder[N];
-    load_lanes<N>(parameters, parameter);
-    load_lanes<N>(static_cast<const std::uint16_t*>(a.master) + begin, remainder);
+    alignas(16) std::uint16_t parameter_room[N];
+    alignas(16) std::uint16_t remainder_room[N];
+    const std::uint16_t* parameter = values_at<N>(parameters, parameter_room);
+    const std::uint16_t* remainder =
+        values_at<N>(static_cast<const std::uint16_t*>(a.master) + begin, remainder_room);
     for_each<N>([&](int i) { buffer[i] = math::weight_from(parameter[i], remainder[i]); });
     return buffer;
   }
@@ -165,13 +176,16 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
 template <int N, class Half>
 SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, bool stochastic,
                                         const std::uint32_t* random, std::uint16_t* to) {
-  alignas(64) std::uint32_t bits[N];
+  alignas(16) std::uint16_t room[N];
+  std::uint16_t* bits = room_at(to, room);
   if (stochastic) {
-    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i], random[i] >> 16); });
+    for_each<N>([&](int i) {
+      bits[i] = static_cast<std::uint16_t>(Half::narrow(from[i], random[i] >> 16));
+    });
   } else {
-    for_each<N>([&](int i) { bits[i] = Half::narrow(from[i]); });
+    for_each<N>([&](int i) { bits[i] = static_cast<std::uint16_t>(Half::narrow(from[i])); });
   }
-  store_lanes<N>(bits, to);
+  put_back<N>(bits, to);
 }
 
 /// Whether parameters are rounded stochastically: those without master.
@@ -197,9 +211,12 @@ SHARDMIX_HOST_DEVICE void store_weights(const UpdateArrays& a, std::int64_t begi
   if (a.weights == WeightStorage::master) {
     put_back<N>(from, static_cast<float*>(a.master) + begin);
   } else if (a.weights == WeightStorage::remainder) {
-    alignas(64) std::uint32_t remainder[N];
-    for_each<N>([&](int i) { remainder[i] = math::remainder_of(from[i]); });
-    store_lanes<N>(remainder, static_cast<std::uint16_t*>(a.master) + begin);
+    alignas(16) std::uint16_t room[N];
+    auto* remainders = static_cast<std::uint16_t*>(a.master) + begin;
+    std::uint16_t* remainder = room_at(remainders, room);
+    for_each<N>(
+        [&](int i) { remainder[i] = static_cast<std::uint16_t>(math::remainder_of(from[i])); });
+    put_back<N>(remainder, remainders);
   }
 }
 
