@@ -16,14 +16,16 @@ using math::Range;
 using math::Spec;
 
 bool is_in(Range range, double value) {
-  // A nan fails every comparison.
+  // A nan fails every comparison. The kernels hold numbers in fp32, where one may become 0 or
+  // infinite.
+  const auto held = static_cast<float>(value);
   switch (range) {
     case Range::beta:
       return value >= 0.0 && value < 1.0;
     case Range::positive:
-      return value > 0.0 && std::isfinite(value);
+      return held > 0.0f && std::isfinite(held);
     case Range::non_negative:
-      return value >= 0.0 && std::isfinite(value);
+      return value >= 0.0 && std::isfinite(held);
   }
   return false;
 }
@@ -33,9 +35,9 @@ std::string_view describe(Range range) {
     case Range::beta:
       return "at least 0 and below 1";
     case Range::positive:
-      return "above 0 and finite";
+      return "above 0 and finite in fp32";
     case Range::non_negative:
-      return "at least 0 and finite";
+      return "at least 0 and finite in fp32";
   }
   return {};
 }

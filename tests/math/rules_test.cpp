@@ -80,14 +80,15 @@ RangeCase case_of(math::Range range) {
               {0.0, least, 0.5, std::nextafter(1.0, 0.0)},
               {nan, -nan, infinity, -infinity, -least, -0.1, 1.0, 1.5}};
     case math::Range::positive:
-      return {
-          "above 0 and finite", {1e-12, 1e-8, 1.0}, {nan, infinity, -infinity, 0.0, -0.0, -1.0}};
+      return {"above 0 and finite in fp32",
+              {1e-40, 1e-12, 1e-8, 1.0},
+              {nan, infinity, -infinity, 0.0, -0.0, -1.0, 1e-50, 1e39}};
     case math::Range::non_negative:
       break;
   }
-  return {"at least 0 and finite",
+  return {"at least 0 and finite in fp32",
           {0.0, -0.0, least, 1.0, 1e6},
-          {nan, infinity, -infinity, -least, -1.0}};
+          {nan, infinity, -infinity, -least, -1.0, 1e39}};
 }
 
 template <class Visit>
