@@ -1,36 +1,33 @@
 """Virtual hosts on one machine, for programs that run over MPI on several hosts.
 
     with Cluster(hosts=2, rate="1gbit") as cluster:
-        cluster.mpirun(["build/dev/tests/comm/comm_test"], ranks_per_host=2).wait()
+        cluster.mpirun(["build/dev/bin/comm_test"], ranks_per_host=2).wait()
 
-A host is a process that holds a network, a host name, an IPC and a mount namespace with a /dev/shm of its own; files and cores are
-the machine's. Its link leads to a bridge in one more such place, the switch, where mpirun runs. The namespaces have no names outside,
-and all processes inside share a PID namespace whose first one reads a pipe from us: however we end, nothing is left.
+A host is a process that holds a network, a host name, an IPC and a mount namespace with a /dev/shm of its own; files
+and cores are the machine's. Its link leads to a bridge in one more such place, the switch, where mpirun runs. The
+namespaces have no names outside, and all processes inside share a PID namespace whose first one reads a pipe from us:
+however we end, nothing is left.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import pathlib
 import re
-import shutil
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from namespaces import Unavailable, check_system, children_in, enter, failure
 
 NETWORK = "10.77.0"
 SWITCH = f"{NETWORK}.254"
 MOST_HOSTS = 64
-CLONE_NEWPID = 0x20000000
 
-# What the system's tools say where it has no such thing or keeps it from us, and not where we are wrong.
-REFUSALS = re.compile("not permitted|not supported|denied|unknown device type|qdisc kind is unknown", re.IGNORECASE)
-
-# As on one host (tests/CMakeLists.txt), then: ranks fill a host before the next, all talk in our network alone, session directories
-# vanish with their host.
+# As on one host (tests/CMakeLists.txt), then: ranks fill a host before the next, all talk in our network alone, session
+# directories vanish with their host.
 MPI_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -85,9 +82,7 @@ echo ready
 exec sleep infinity
 """
 
-
-class Unavailable(Exception):
-    """Why this system or this user can't have virtual hosts."""
+PIPED: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
 
 
 def bits_per_second(rate: str) -> int:
@@ -107,49 +102,9 @@ def milliseconds(latency: str) -> float:
     return float(match[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[match[2]]
 
 
-def check_system() -> None:
-    if sys.platform != "linux":
-        raise Unavailable("virtual hosts are made of Linux' namespaces, and this is another system")
-    if os.geteuid() != 0:
-        raise Unavailable("virtual hosts need root, to make network namespaces")
-    path = os.environ.get("PATH", os.defpath)
-    if "/usr/sbin" not in path.split(":"):
-        os.environ["PATH"] = f"{path}:/usr/sbin:/sbin"
-    for tool in ("ip", "tc", "unshare", "nsenter", "bash"):
-        if not shutil.which(tool):
-            raise Unavailable(f"virtual hosts need the command {tool} (Debian's packages iproute2 and util-linux)")
-
-
-def failure(doing: str, said: str) -> Exception:
-    """The exception for what a tool of the system said."""
-    sentence = f"{doing} failed: {' / '.join(said.split(chr(10))).strip(' /')}"
-    return Unavailable(sentence) if REFUSALS.search(said) else RuntimeError(sentence)
-
-
-@contextlib.contextmanager
-def children_in(pid_namespace: str | None) -> Iterator[None]:
-    """Processes that this thread starts meanwhile are in that PID namespace, or the first one is PID 1 of a new one."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(result: int) -> None:
-        if result != 0:
-            raise Unavailable(f"a PID namespace was refused: {os.strerror(ctypes.get_errno())}")
-
-    with open("/proc/self/ns/pid", "rb") as ours:
-        if pid_namespace is None:
-            check(libc.unshare(CLONE_NEWPID))
-        else:
-            with open(pid_namespace, "rb") as theirs:
-                check(libc.setns(theirs.fileno(), CLONE_NEWPID))
-        try:
-            yield
-        finally:
-            check(libc.setns(ours.fileno(), CLONE_NEWPID))
-
-
 class Cluster:
-    """hosts machines called host1, host2, ...; no link sends or receives faster than rate ("none": as fast as it goes), and what is sent
-    arrives latency later. Raises Unavailable where the system doesn't let us."""
+    """hosts machines called host1, host2, ...; none sends or receives faster than rate ("none": as fast as it goes),
+    and what is sent arrives latency later. Raises Unavailable where the system doesn't let us."""
 
     def __init__(self, hosts: int = 2, rate: str = "1gbit", latency: str = "0ms") -> None:
         if not 1 <= hosts <= MOST_HOSTS:
@@ -195,24 +150,24 @@ class Cluster:
         """A process on a host, or in the switch. how: subprocess.Popen's arguments."""
         holder = self._holders[name].pid
         directory = how.pop("cwd", None) or os.getcwd()  # Entering a mount namespace loses it.
-        enter = ["nsenter", "--target", str(holder), "--net", "--uts", "--ipc", "--mount", "--", "env", "-C", directory]
-        with children_in(f"/proc/{holder}/ns/pid"):
-            process = subprocess.Popen([*enter, *command], **how)
+        with children_in(holder):
+            process = subprocess.Popen([*enter(holder), "env", "-C", directory, *command], **how)
         self._processes.append(process)
         return process
 
     def run(self, name: str, command: Sequence[str | os.PathLike[str]]) -> str:
         """What a command on a host or in the switch prints."""
-        process = self.start(name, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = self.start(name, command, **PIPED, stderr=subprocess.PIPE)
         said, complaint = process.communicate()
         if process.returncode != 0:
-            raise failure(f"'{' '.join(map(str, command))}' on {name}", complaint)
+            raise failure(f"{shlex.join(map(str, command))} on {name}", complaint)
         return said
 
-    def mpirun(self, program: Sequence[str | os.PathLike[str]], ranks_per_host: int = 2, env: Mapping[str, str] | None = None,
-               arguments: Sequence[str] = (), **how: Any) -> subprocess.Popen[Any]:
-        """program on ranks_per_host ranks of each host, host by host. env comes on top of ours, for mpirun and all ranks. Ends with the
-        cluster at the latest."""
+    def mpirun(self, program: Sequence[str | os.PathLike[str]], ranks_per_host: int = 2,
+               env: Mapping[str, str] | None = None, arguments: Sequence[str] = (),
+               **how: Any) -> subprocess.Popen[Any]:
+        """program on ranks_per_host ranks of each host, host by host. env is for mpirun and all ranks, beside our own
+        environment; arguments are mpirun's. It ends with the cluster at the latest."""
         mpirun = os.environ.get("MPIEXEC", "mpirun")
         check_mpirun(mpirun)
         slots = ",".join(f"{name}:{ranks_per_host}" for name in self.names)
@@ -228,29 +183,32 @@ class Cluster:
         self.run("switch", ["ip", "link", "set", name, "up"])
 
     def tcp_rate(self, first: str = "host1", second: str = "host2", seconds: float = 2.0) -> dict[str, float]:
-        """Bits a second of plain TCP streams between two hosts: one alone ("one_way"), then both ways at once ("there", "back")."""
+        """Bits a second of plain TCP between two hosts: a stream alone ("one_way"), then one each way at once ("there"
+        and "back")."""
         (one_way,) = self._streams(first, second, seconds, both=False)
         there, back = self._streams(first, second, seconds, both=True)
         return {"one_way": one_way, "there": there, "back": back}
 
     def _streams(self, first: str, second: str, seconds: float, both: bool) -> list[float]:
-        program = [sys.executable, "-B", pathlib.Path(__file__).with_name("tcp_stream.py")]
-        piped: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "text": True}
-        receiver = self.start(second, [*program, "listen", self.address(second), str(seconds), *["both"] * both], **piped)
+        program = [sys.executable, pathlib.Path(__file__).with_name("tcp_stream.py")]
+        arguments = [self.address(second), str(seconds), *["both"] * both]
+        receiver = self.start(second, [*program, "listen", *arguments], **PIPED)
         port = receiver.stdout.readline().strip()
-        sender = self.start(first, [*program, f"connect:{port}", self.address(second), str(seconds), *["both"] * both], **piped)
+        sender = self.start(first, [*program, f"connect:{port}", *arguments], **PIPED)
         ends = [receiver, sender] if both else [receiver]
-        rates = [float(end.communicate()[0]) for end in ends]
+        rates = [end.communicate()[0] for end in ends]
         for end in (receiver, sender):
-            end.wait()
+            if end.wait() != 0:
+                raise RuntimeError(f"a TCP stream from {first} to {second} broke off")
             end.stdout.close()
-        return rates
+        return [float(rate) for rate in rates]
 
     def _hold(self, name: str, command: Sequence[str], script: str, *arguments: str) -> None:
         """Starts the process that is a place of its own; script says ready once it is made up."""
+        unshare = ["unshare", "--net", "--uts", "--ipc", "--mount", "--", "bash", "-c", script, "bash", *arguments]
+        pipes = {pipe: subprocess.PIPE for pipe in ("stdin", "stdout", "stderr")}
         # In a session of its own: the terminal's ^C is not for it.
-        holder = subprocess.Popen([*command, "unshare", "--net", "--uts", "--ipc", "--mount", "--", "bash", "-c", script, "bash", *arguments],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        holder = subprocess.Popen([*command, *unshare], **pipes, text=True, start_new_session=True)
         self._holders[name] = holder
         self._processes.append(holder)
         if holder.stdout.readline() != "ready\n":
@@ -260,16 +218,16 @@ class Cluster:
         known = {"localhost": "127.0.0.1", "switch": SWITCH, **{name: self.address(name) for name in self.names}}
         hosts = "".join(f"{address} {name}\n" for name, address in known.items())
         with children_in(None):
-            self._hold("switch", [], SWITCH_SCRIPT, hosts, AGENT, SWITCH)
+            self._hold("switch", (), SWITCH_SCRIPT, hosts, AGENT, SWITCH)
 
     def _open_host(self, name: str) -> None:
         switch = self._holders["switch"].pid
-        enter = ["nsenter", "--target", str(switch), "--net", "--uts", "--ipc", "--mount", "--"]
-        with children_in(f"/proc/{switch}/ns/pid"):
-            self._hold(name, enter, HOST_SCRIPT, name)
-        self._sh("switch", f"ip link add name {name} type veth peer name eth0 netns $(cat /dev/shm/pid.{name})",
-                 f"ip link set {name} master bridge up", *self._shape(name))
-        self._sh(name, f"ip address add {self.address(name)}/24 dev eth0", *self._shape("eth0", self.latency), "ip link set eth0 up")
+        with children_in(switch):
+            self._hold(name, enter(switch), HOST_SCRIPT, name)
+        self._link("switch", f"ip link add name {name} type veth peer name eth0 netns $(cat /dev/shm/pid.{name})",
+                   f"ip link set {name} master bridge up", *self._shape(name))
+        self._link(name, f"ip address add {self.address(name)}/24 dev eth0", *self._shape("eth0", self.latency),
+                   "ip link set eth0 up")
 
     def _shape(self, device: str, latency: float = 0) -> list[str]:
         """The commands that hold what device sends to the rate, after the latency."""
@@ -278,13 +236,14 @@ class Cluster:
             commands.append(f"tc qdisc add dev {device} root handle 1: netem delay {latency:g}ms limit 100000")
             parent = "parent 1:1"
         if self.rate:
-            # A millisecond's burst: hardly more than the rate in any measurement, and room for the kernel's packets of 64 KiB.
-            burst = max(16384, self.rate // 8000)
-            commands.append(f"tc qdisc add dev {device} {parent} handle 2: tbf rate {self.rate}bit burst {burst} latency 50ms")
+            # A burst of a millisecond: hardly more than the rate in any measurement.
+            limits = f"rate {self.rate}bit burst {max(16384, self.rate // 8000)} latency 50ms"
+            commands.append(f"tc qdisc add dev {device} {parent} handle 2: tbf {limits}")
         return commands
 
-    def _sh(self, name: str, *commands: str) -> None:
-        self.run(name, ["bash", "-e", "-c", "\n".join(commands)])
+    def _link(self, name: str, *commands: str) -> None:
+        for command in commands:
+            self.run(name, ["bash", "-c", command])
 
 
 def check_mpirun(mpirun: str) -> None:
@@ -292,5 +251,5 @@ def check_mpirun(mpirun: str) -> None:
         version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as reason:
         raise Unavailable(f"virtual hosts need Open MPI's mpirun: {reason}") from reason
-    if "(Open MPI) 4." not in version:
-        raise Unavailable(f"virtual hosts know the options of Open MPI 4 alone, and {mpirun} is {version.splitlines()[0]}")
+    if not re.search(r"\((Open MPI|OpenRTE)\) 4\.", version):  # The second is mpiexec's name for itself.
+        raise Unavailable(f"virtual hosts know the options of Open MPI 4 alone, and not of {version.splitlines()[0]}")

@@ -1,7 +1,7 @@
 """One end of a TCP connection that is filled for some seconds, as Cluster.tcp_rate() runs it on two hosts:
 
-    tcp_stream.py listen ADDRESS SECONDS [both]           prints its port, then the bits a second that arrived
-    tcp_stream.py connect:PORT ADDRESS SECONDS [both]     with "both" the listener sends too, and this end prints as well
+    tcp_stream.py listen ADDRESS SECONDS [both]          prints its port, then the bits a second that arrived
+    tcp_stream.py connect:PORT ADDRESS SECONDS [both]    sends; with "both" the listener does too, and this end prints
 """
 
 import socket
