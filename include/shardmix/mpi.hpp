@@ -10,7 +10,8 @@ namespace shardmix {
 
 /// A Runtime on a communicator of the caller's: the data-parallel group, the ranks that hold the
 /// same parameters. Collective over `communicator`, which is duplicated and stays the caller's. MPI
-/// must be initialised (at least MPI_THREAD_FUNNELED) and must stay so for the Runtime's life.
+/// must be initialised and must stay so for the Runtime's life. With MPI_THREAD_MULTIPLE a thread
+/// of its own moves messages while the caller computes; else they move inside its calls alone.
 /// Throws CommError.
 [[nodiscard]] Runtime adopt(MPI_Comm communicator, const RuntimeOptions& options = {});
 

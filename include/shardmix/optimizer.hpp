@@ -7,8 +7,8 @@
 /// step(), and reads the new weights in parameter(name); these views stay where they are for the
 /// optimizer's life.
 ///
-/// All functions but the views and the const ones are collective: every rank calls them, in the
-/// same order.
+/// All functions but the views and the const ones are collective, the destructor too: every rank
+/// calls them, in the same order.
 
 #include <cstddef>
 #include <cstdint>

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <utility>
@@ -20,6 +21,13 @@ struct RuntimeOptions {
   DeviceKind device = DeviceKind::host;
   /// Host threads of this rank; 0: its share of the cores that the node's ranks may use.
   int threads = 0;
+  /// How buckets travel: "auto" (the best that the machine and the placement of ranks allow),
+  /// "shared" (memory of one node), "hierarchical" (shared on each node, MPI between nodes), "mpi",
+  /// or "nccl" (between GPUs).
+  std::string collectives = "auto";
+  /// How long a rank waits for the others in one operation before all end with an error that names
+  /// the rank at fault.
+  std::chrono::milliseconds deadline = std::chrono::minutes(10);
 };
 
 class Runtime {
@@ -36,6 +44,8 @@ class Runtime {
   [[nodiscard]] int size() const noexcept;
   [[nodiscard]] int threads() const noexcept;
   [[nodiscard]] bool is_root() const noexcept { return rank() == 0; }
+  /// For people: "shared, 2 ranks on one node".
+  [[nodiscard]] std::string collectives_description() const;
   /// For people: "host, 2 threads" or the GPU's name.
   [[nodiscard]] std::string device_description() const;
 

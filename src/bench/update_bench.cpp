@@ -83,7 +83,7 @@ class Workload {
                .dtype = precision.dtype,
                .gradient_dtype = precision.dtype};
     const std::int64_t width = size_of(precision.dtype);
-    arrays_.gradient = array(width, false);
+    arrays_.gradients[0] = array(width, false);
     arrays_.parameter = array(width, true);
     if (precision.weights != WeightStorage::parameter)
       arrays_.master = array(precision.weights == WeightStorage::master ? 4 : 2, true);
@@ -101,7 +101,7 @@ class Workload {
       if (states.m2) arrays_.m2 = static_cast<float*>(array(4, true));
       if (states.v) arrays_.v = static_cast<float*>(array(4, true));
     }
-    fill(const_cast<void*>(arrays_.gradient), 1e-2f);
+    fill(const_cast<void*>(arrays_.gradients[0]), 1e-2f);
     fill(arrays_.parameter, 1.0f);
     *control_.as<device::UpdateControl>() = {};
   }

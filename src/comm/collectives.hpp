@@ -1,10 +1,12 @@
 #pragma once
 
-/// What the ranks do together. One interface; MPI and NCCL stand behind it.
+/// What the ranks do together: buckets, over one of several transports, and small values, over MPI.
 ///
-/// The two bulk operations move bytes and never add: a reduction brings every rank's copy of this
-/// rank's slice within reach, and the device adds them in an order that is ours. All functions are
-/// collective, and all ranks must call them in the same order. They throw CommError.
+/// The two bulk operations move bytes, and add where that saves bytes on a network: a reduction
+/// brings what is to be added for this rank's slice within reach, and the device adds it, in an
+/// order that is ours. All functions are collective unless they say otherwise, and all ranks must
+/// call them in the same order. Each has the group's deadline: they throw CommError that names the
+/// rank at fault.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,53 +16,108 @@
 #include <string_view>
 #include <vector>
 
+#include "device/device.hpp"
+#include "shardmix/dtype.hpp"
+
 namespace shardmix::comm {
+
+class Group;
 
 /// One bucket of a flat buffer, cut into a slice for each rank.
 struct SlicedBucket {
-  std::byte* data = nullptr;  ///< this rank's copy of the whole bucket
+  std::byte* data = nullptr;  ///< this rank's copy of the whole bucket, in memory of allocate()
+  DType dtype = DType::fp32;
   std::vector<std::int64_t>
       cuts;  ///< size() + 1 byte offsets: rank r's slice is [cuts[r], cuts[r + 1])
+
+  [[nodiscard]] std::byte* slice(int rank) const {
+    return data + cuts[static_cast<std::size_t>(rank)];
+  }
+  [[nodiscard]] std::int64_t slice_bytes(int rank) const {
+    return cuts[static_cast<std::size_t>(rank) + 1] - cuts[static_cast<std::size_t>(rank)];
+  }
 };
 
-/// A reduction under way. The bucket may be written again once this object is gone on all ranks.
+/// What is to be added for this rank's slice, as a binary tree over the arrays.
+struct Contributions {
+  std::span<const void* const> arrays;  ///< one from each rank, or each node, in their order
+  DType dtype = DType::fp32;            ///< the bucket's, or fp32 for sums over a node
+};
+
+/// A reduction under way. This rank is done with it when the object is gone.
 class Reduction {
  public:
   virtual ~Reduction() = default;
-  /// Waits; then where each rank's copy of this rank's slice can be read, in the order of ranks.
-  [[nodiscard]] virtual std::span<const void* const> sources() = 0;
+  /// Whether contributions() would return at once. Local.
+  [[nodiscard]] virtual bool ready() = 0;
+  /// Waits. Valid while this object lives.
+  [[nodiscard]] virtual Contributions contributions() = 0;
 };
 
 /// A gather under way.
 class Gather {
  public:
   virtual ~Gather() = default;
-  /// Waits until the bucket holds every rank's slice.
+  /// Waits until the bucket holds every rank's slice, and no rank reads this one's copy any more.
   virtual void wait() = 0;
+};
+
+/// Where a rank's slice was written before its gather.
+enum class Written : std::uint8_t {
+  here,        ///< in this rank's copy of the bucket
+  everywhere,  ///< in all copies() too
 };
 
 class Collectives {
  public:
+  /// `group` and `device` must outlive this object and all that comes of it.
+  Collectives(Group& group, device::Device& device) : group_(group), device_(device) {}
   virtual ~Collectives() = default;
-  Collectives() = default;
   Collectives(const Collectives&) = delete;
   Collectives& operator=(const Collectives&) = delete;
 
-  [[nodiscard]] virtual int rank() const noexcept = 0;
-  [[nodiscard]] virtual int size() const noexcept = 0;
+  /// Local.
+  [[nodiscard]] int rank() const noexcept;
+  [[nodiscard]] int size() const noexcept;
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
 
-  [[nodiscard]] virtual std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) = 0;
-  [[nodiscard]] virtual std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket) = 0;
+  /// Zeroed memory for buckets, of the same size on each rank.
+  [[nodiscard]] virtual device::Buffer allocate(std::int64_t bytes);
 
-  virtual void all_reduce_sum(std::span<double> values) = 0;
-  virtual void all_reduce_sum(std::span<std::int64_t> values) = 0;
-  virtual void all_reduce_min(std::span<std::int64_t> values) = 0;
-  virtual void all_reduce_max(std::span<std::int64_t> values) = 0;
-  virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+  /// Whether contributions are the peers' own buckets, at no cost in memory. Local.
+  [[nodiscard]] virtual bool reads_in_place() const noexcept { return false; }
+
+  [[nodiscard]] virtual std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) = 0;
+
+  /// Waits until all ranks are done with the reductions begun so far: their buckets may be written.
+  virtual void wait_until_read() {}
+
+  /// The peers' copies of this rank's slice, where this rank can write them itself. Local.
+  [[nodiscard]] virtual std::vector<std::byte*> copies(const SlicedBucket& /*bucket*/) {
+    return {};
+  }
+
+  [[nodiscard]] virtual std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket,
+                                                             Written written) = 0;
+
+  void all_reduce_sum(std::span<double> values);
+  void all_reduce_sum(std::span<std::int64_t> values);
+  void all_reduce_min(std::span<std::int64_t> values);
+  void all_reduce_max(std::span<std::int64_t> values);
+  void broadcast(std::span<std::byte> bytes, int root);
   /// Every rank's text, in the order of ranks.
-  [[nodiscard]] virtual std::vector<std::string> all_gather(std::string_view text) = 0;
-  virtual void barrier() = 0;
+  [[nodiscard]] std::vector<std::string> all_gather(std::string_view text);
+  void barrier();
+
+  /// Local.
+  [[nodiscard]] Group& group() const noexcept { return group_; }
+
+ protected:
+  [[nodiscard]] device::Device& device() const noexcept { return device_; }
+
+ private:
+  Group& group_;
+  device::Device& device_;
 };
 
 }  // namespace shardmix::comm

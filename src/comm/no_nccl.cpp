@@ -1,4 +1,4 @@
-#include "comm/mpi_collectives.hpp"
+#include "comm/transports.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::comm {
@@ -7,8 +7,7 @@ bool has_nccl() noexcept {
   return false;
 }
 
-std::unique_ptr<Collectives> nccl_collectives(std::unique_ptr<Collectives> /*scalars*/,
-                                              device::Device& /*device*/) {
+std::unique_ptr<Collectives> nccl_collectives(Group& /*group*/, device::Device& /*device*/) {
   throw DeviceError(
       "this build of shardmix has no NCCL; configure it with SHARDMIX_NCCL=ON where CUDA and NCCL "
       "are installed");

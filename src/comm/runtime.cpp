@@ -9,8 +9,8 @@
 
 #include "comm/agree.hpp"
 #include "comm/mpi_check.hpp"
-#include "comm/mpi_collectives.hpp"
 #include "comm/runtime_impl.hpp"
+#include "comm/transports.hpp"
 #include "shardmix/error.hpp"
 #include "shardmix/mpi.hpp"
 
@@ -25,7 +25,7 @@ std::shared_ptr<void> start_mpi(int& argc, char**& argv) {
   check(MPI_Initialized(&running), "MPI_Initialized");
   if (running != 0) return nullptr;
   int provided = 0;
-  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
   return {static_cast<void*>(nullptr), [](void*) {
             // While an exception unwinds this rank, the others may be waiting for it in a
             // collective, where MPI_Finalize would join them for ever. Without it the launcher sees
@@ -34,66 +34,53 @@ std::shared_ptr<void> start_mpi(int& argc, char**& argv) {
           }};
 }
 
-/// The ranks that share this machine's memory.
-struct Node {
-  int rank = 0;
-  int size = 1;
-  int cores = 1;  ///< that its ranks may run on, together
-};
-
-Node find_node(MPI_Comm communicator, const cpu_set_t& own) {
-  MPI_Comm local = MPI_COMM_NULL;
-  check(MPI_Comm_split_type(communicator, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local),
+/// Cores that the ranks of this rank's node may run on, together.
+int cores_of_node(const comm::Group& group, const cpu_set_t& own) {
+  MPI_Comm node = MPI_COMM_NULL;
+  check(MPI_Comm_split_type(group.communicator(), MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
         "MPI_Comm_split_type");
-  Node node;
-  check(MPI_Comm_rank(local, &node.rank), "MPI_Comm_rank");
-  check(MPI_Comm_size(local, &node.size), "MPI_Comm_size");
   cpu_set_t all = own;
-  check(MPI_Allreduce(&own, &all, static_cast<int>(sizeof all), MPI_BYTE, MPI_BOR, local),
+  check(MPI_Allreduce(&own, &all, static_cast<int>(sizeof all), MPI_BYTE, MPI_BOR, node),
         "MPI_Allreduce");
-  node.cores = CPU_COUNT(&all);
-  check(MPI_Comm_free(&local), "MPI_Comm_free");
-  return node;
+  check(MPI_Comm_free(&node), "MPI_Comm_free");
+  return CPU_COUNT(&all);
 }
 
-int thread_count(const RuntimeOptions& options, const Node& node, const cpu_set_t& own) {
+int thread_count(const RuntimeOptions& options, int node_cores, int node_ranks,
+                 const cpu_set_t& own) {
   if (options.threads < 0) {
     throw ConfigError(fmt::format(
         "threads must be at least 1, or 0 for this rank's share of the cores, but is {}",
         options.threads));
   }
   if (options.threads > 0) return options.threads;
-  return std::max(1, std::min(CPU_COUNT(&own), node.cores / node.size));
+  return std::max(1, std::min(CPU_COUNT(&own), node_cores / node_ranks));
 }
 
 std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOptions& options,
                                          std::shared_ptr<void> mpi) {
   auto impl = std::make_unique<Runtime::Impl>();
   impl->mpi = std::move(mpi);
-  MPI_Comm own = MPI_COMM_NULL;
-  check(MPI_Comm_dup(communicator, &own), "MPI_Comm_dup");
-  check(MPI_Comm_set_errhandler(own, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  sched_getaffinity(0, sizeof cores, &cores);
-  const Node node = find_node(own, cores);
+  impl->group = std::make_unique<comm::Group>(comm::duplicate(communicator), options.deadline);
+  const comm::Group& group = *impl->group;
+  cpu_set_t own;
+  CPU_ZERO(&own);
+  sched_getaffinity(0, sizeof own, &own);
+  const int cores = cores_of_node(group, own);
+  const bool is_gpu = options.device == DeviceKind::cuda;
   // The host's device serves until the ranks have agreed that each has the one that was asked for.
   const auto host = device::host_device(1);
-  const auto probe = [&] {
-    MPI_Comm copy = MPI_COMM_NULL;
-    check(MPI_Comm_dup(own, &copy), "MPI_Comm_dup");
-    return comm::mpi_collectives(copy, *host);
-  }();
+  const auto probe = comm::mpi_collectives(*impl->group, *host);
   comm::agreed(*probe, [&] {
-    impl->threads = thread_count(options, node, cores);
-    impl->device = options.device == DeviceKind::cuda ? device::cuda_device(node.rank)
-                                                      : device::host_device(impl->threads);
+    if (options.deadline <= std::chrono::milliseconds(0))
+      throw ConfigError(
+          fmt::format("the deadline must be above 0 ms, but is {}", options.deadline.count()));
+    impl->threads = thread_count(options, cores, group.topology().local_size, own);
+    impl->device = is_gpu ? device::cuda_device(group.topology().local_rank)
+                          : device::host_device(impl->threads);
   });
-  impl->collectives_owner = comm::mpi_collectives(own, *impl->device);
-  if (options.device == DeviceKind::cuda && comm::has_nccl()) {
-    impl->collectives_owner =
-        comm::nccl_collectives(std::move(impl->collectives_owner), *impl->device);
-  }
+  impl->collectives_owner =
+      comm::make_collectives(options.collectives, *impl->group, *impl->device, is_gpu);
   return impl;
 }
 
@@ -124,6 +111,9 @@ int Runtime::size() const noexcept {
 }
 int Runtime::threads() const noexcept {
   return impl_->threads;
+}
+std::string Runtime::collectives_description() const {
+  return fmt::format("{}, {}", impl_->collectives().name(), describe(impl_->group->topology()));
 }
 std::string Runtime::device_description() const {
   return impl_->device->description();

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "comm/collectives.hpp"
+#include "comm/group.hpp"
 #include "device/device.hpp"
 #include "shardmix/runtime.hpp"
 
@@ -12,6 +13,7 @@ namespace shardmix {
 struct Runtime::Impl {
   std::shared_ptr<void> mpi;  ///< keeps MPI alive where this runtime started it
   int threads = 1;
+  std::unique_ptr<comm::Group> group;
   std::unique_ptr<device::Device> device;
   std::unique_ptr<comm::Collectives> collectives_owner;
 

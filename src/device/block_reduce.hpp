@@ -8,12 +8,11 @@ namespace shardmix::device {
 
 /// The sum of `count` >= 1 arrays at elements [begin, begin + N), as a binary tree over the arrays:
 /// its left part has the largest power of two below `count`. Partial sums of complete subtrees are
-/// held as a binary counter holds ones.
-template <int N>
+/// held as a binary counter holds ones: `Levels` of them allow 2^Levels arrays.
+template <int N, int Levels = 17>
 SHARDMIX_HOST_DEVICE void sum_tree(DType dtype, const void* const* sources, int count,
                                    std::int64_t begin, float* total) {
-  constexpr int most_levels = 17;  // up to 2^17 - 1 sources
-  alignas(64) float held[most_levels][N];
+  alignas(64) float held[Levels][N];
   alignas(64) float buffer[N];
   int levels = 0;
   for (int r = 0; r < count; ++r) {
@@ -31,6 +30,17 @@ SHARDMIX_HOST_DEVICE void sum_tree(DType dtype, const void* const* sources, int 
     const float* left = held[--levels];
     for_each<N>([&](int i) { total[i] = left[i] + total[i]; });
   }
+}
+
+/// The gradient of N elements of an update, where it is: one array's values, or the sum in
+/// `buffer`.
+template <int N>
+[[nodiscard]] SHARDMIX_HOST_DEVICE const float* load_gradient(const UpdateArrays& a,
+                                                              std::int64_t begin, float* buffer) {
+  if (a.gradient_count == 1) return load_values<N>(a.gradient_dtype, a.gradients[0], begin, buffer);
+  static_assert(most_gradients == 4);
+  sum_tree<N, 2>(a.gradient_dtype, a.gradients, a.gradient_count, begin, buffer);
+  return buffer;
 }
 
 /// Adds partial sums from the left, the last one first.

@@ -3,6 +3,7 @@
 /// The update of N consecutive elements of a block, in the steps that hosts (N is the block) and
 /// GPUs (N is a thread's part) share.
 
+#include "device/block_reduce.hpp"
 #include "device/formats.hpp"
 
 namespace shardmix::device {

@@ -1,26 +1,42 @@
+#include <atomic>
 #include <utility>
 
 #include "device/device.hpp"
 
 namespace shardmix::device {
+namespace {
 
-Buffer::Buffer(Device& device, std::int64_t bytes) : device_(&device), bytes_(bytes) {
-  if (bytes > 0) data_ = static_cast<std::byte*>(device.allocate(static_cast<std::size_t>(bytes)));
+std::atomic<bool> keeps_memory = false;
+
+}  // namespace
+
+void keep_memory() noexcept {
+  keeps_memory = true;
 }
 
+Buffer::Buffer(Device& device, std::int64_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  const auto size = static_cast<std::size_t>(bytes);
+  data_ = static_cast<std::byte*>(device.allocate(size));
+  release_ = [&device, data = data_, size] { device.release(data, size); };
+}
+
+Buffer::Buffer(std::byte* data, std::int64_t bytes, std::function<void()> release) noexcept
+    : data_(data), bytes_(bytes), release_(std::move(release)) {}
+
 Buffer::~Buffer() {
-  if (data_ != nullptr) device_->release(data_, static_cast<std::size_t>(bytes_));
+  if (release_ && !keeps_memory) release_();
 }
 
 Buffer::Buffer(Buffer&& other) noexcept
-    : device_(other.device_),
-      data_(std::exchange(other.data_, nullptr)),
-      bytes_(std::exchange(other.bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      release_(std::exchange(other.release_, nullptr)) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(device_, other.device_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(release_, other.release_);
   return *this;
 }
 

@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(threads_per_block)
     const std::int64_t number = a.first_block + block;
     alignas(16) float g_buffer[own];
     alignas(16) float theta_buffer[own];
-    const float* g = load_values<own>(a.gradient_dtype, a.gradient, begin, g_buffer);
+    const float* g = load_gradient<own>(a, begin, g_buffer);
     float* theta = load_weights<own>(a, begin, theta_buffer);
     States<own, State> states;
     if constexpr (State == StateStorage::full) {
@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(threads_per_block)
     sum_tree<own>(dtype, sources, count, begin, total);
     add_partials<own>(reinterpret_cast<const float* const*>(sources + count), partials, begin,
                       total);
-    copy<own>(total, sum + begin);
+    if (sum != nullptr) copy<own>(total, sum + begin);
+    if (block_squares == nullptr) continue;
     double squares = sum_of_squares<own>(total);
     for (int offset = 1; offset < lanes; offset *= 2)  // neighbours first, as on the host
       squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);

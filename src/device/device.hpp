@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,8 +27,8 @@ struct ReduceTask {
   DType dtype = DType::fp32;  ///< of the sources
   std::int64_t elements = 0;
   std::span<const float* const> partials = {};  ///< of earlier micro-batches; may include `sum`
-  float* sum = nullptr;
-  /// Per block: the sum of sum[i]^2, or infinity if any isn't usable.
+  float* sum = nullptr;                         ///< null: not stored
+  /// Per block: the sum of sum[i]^2, or infinity if any isn't usable. Null: not stored.
   double* block_squares = nullptr;
 };
 
@@ -44,6 +45,11 @@ enum class StateStorage : std::uint8_t {
   compact,  ///< a word for all of them, as math/compact.hpp has it, and scales for each block
 };
 
+/// Most arrays that an update adds up as its gradient, and most copies that it writes of a
+/// parameter.
+inline constexpr int most_gradients = 4;
+inline constexpr int most_copies = 7;
+
 /// The memory that an update works on. A plain value: kernels take a copy. What isn't there is
 /// null.
 struct UpdateArrays {
@@ -51,10 +57,14 @@ struct UpdateArrays {
   StateStorage state = StateStorage::full;
   DType dtype = DType::fp32;           ///< of the parameter
   DType gradient_dtype = DType::fp32;  ///< fp32 or the parameter's
-  const void* gradient = nullptr;
+  std::int32_t gradient_count = 1;
+  /// The gradient is the sum of these, as a binary tree.
+  const void* gradients[most_gradients] = {};
   void* parameter = nullptr;
-  void* master = nullptr;  ///< fp32, or 16-bit remainders
-  float* m1 = nullptr;     ///< fp32 state alone; null where the rule doesn't keep it
+  std::int32_t copy_count = 0;
+  void* copies[most_copies] = {};  ///< of the parameter: written as it is
+  void* master = nullptr;          ///< fp32, or 16-bit remainders
+  float* m1 = nullptr;             ///< fp32 state alone; null where the rule doesn't keep it
   float* m2 = nullptr;
   float* v = nullptr;
   /// Compact state alone: the upper `word_bytes` bytes of each word, the lower ones being 0: 4, or
@@ -127,11 +137,14 @@ class Device {
 /// build has no CUDA.
 [[nodiscard]] std::unique_ptr<Device> cuda_device(int local_rank);
 
-/// Owns memory of a device.
+/// Owns memory that kernels and the host can address.
 class Buffer {
  public:
   Buffer() = default;
+  /// Zeroed memory of a device, which must outlive it.
   Buffer(Device& device, std::int64_t bytes);
+  /// Memory from elsewhere, which `release` gives back.
+  Buffer(std::byte* data, std::int64_t bytes, std::function<void()> release) noexcept;
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -144,9 +157,13 @@ class Buffer {
   }
 
  private:
-  Device* device_ = nullptr;
   std::byte* data_ = nullptr;
   std::int64_t bytes_ = 0;
+  std::function<void()> release_;
 };
+
+/// From now on no memory is given back before the program ends: after an error messages may still
+/// arrive in it.
+void keep_memory() noexcept;
 
 }  // namespace shardmix::device

@@ -173,11 +173,19 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
                                 : widen_halves<N, Fp16>(parameters, buffer);
 }
 
+/// Puts a parameter's N values that are where room_at() said to their place and to all copies.
+template <int N, class T>
+SHARDMIX_HOST_DEVICE void put_everywhere(const T* from, const UpdateArrays& a, std::int64_t begin) {
+  put_back<N>(from, static_cast<T*>(a.parameter) + begin);
+  for (int c = 0; c < a.copy_count; ++c) copy<N>(from, static_cast<T*>(a.copies[c]) + begin);
+}
+
 template <int N, class Half>
-SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, bool stochastic,
-                                        const std::uint32_t* random, std::uint16_t* to) {
+SHARDMIX_HOST_DEVICE void narrow_halves(const UpdateArrays& a, std::int64_t begin,
+                                        const float* from, bool stochastic,
+                                        const std::uint32_t* random) {
   alignas(16) std::uint16_t room[N];
-  std::uint16_t* bits = room_at(to, room);
+  std::uint16_t* bits = room_at(static_cast<std::uint16_t*>(a.parameter) + begin, room);
   if (stochastic) {
     for_each<N>([&](int i) {
       bits[i] = static_cast<std::uint16_t>(Half::narrow(from[i], random[i] >> 16));
@@ -185,7 +193,7 @@ SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, bool stochastic,
   } else {
     for_each<N>([&](int i) { bits[i] = static_cast<std::uint16_t>(Half::narrow(from[i])); });
   }
-  put_back<N>(bits, to);
+  put_everywhere<N>(bits, a, begin);
 }
 
 /// Whether parameters are rounded stochastically: those without master.
@@ -193,20 +201,19 @@ SHARDMIX_HOST_DEVICE void narrow_halves(const float* from, bool stochastic,
   return a.weights == WeightStorage::parameter && a.dtype != DType::fp32;
 }
 
-/// Stores weights that came from load_weights(), and the parameters: the nearest, or by `random`, a
-/// word an element.
+/// Stores weights that came from load_weights(), and the parameters and their copies: the nearest,
+/// or by `random`, a word an element.
 template <int N>
 SHARDMIX_HOST_DEVICE void store_weights(const UpdateArrays& a, std::int64_t begin,
                                         const float* from, const std::uint32_t* random) {
   if (a.dtype == DType::fp32) {
-    put_back<N>(from, static_cast<float*>(a.parameter) + begin);
+    put_everywhere<N>(from, a, begin);
     return;
   }
-  auto* halves = static_cast<std::uint16_t*>(a.parameter) + begin;
   if (a.dtype == DType::bf16) {
-    narrow_halves<N, Bf16>(from, rounds_parameters(a), random, halves);
+    narrow_halves<N, Bf16>(a, begin, from, rounds_parameters(a), random);
   } else {
-    narrow_halves<N, Fp16>(from, rounds_parameters(a), random, halves);
+    narrow_halves<N, Fp16>(a, begin, from, rounds_parameters(a), random);
   }
   if (a.weights == WeightStorage::master) {
     put_back<N>(from, static_cast<float*>(a.master) + begin);

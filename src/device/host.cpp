@@ -43,7 +43,7 @@ SHARDMIX_MULTIVERSIONED void update_blocks(const Kernel& kernel, float gradient_
   States<n, State> states;
   for (std::int64_t first = begin; first < end; first += n) {
     const std::int64_t block = a.first_block + first / n;
-    const float* g = load_values<n>(a.gradient_dtype, a.gradient, first, g_buffer);
+    const float* g = load_gradient<n>(a, first, g_buffer);
     float* theta = load_weights<n>(a, first, theta_buffer);
     if constexpr (State == StateStorage::full) {
       states.update(scalars, a, first, gradient_scale, g, theta);
@@ -66,9 +66,11 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
     sum_tree<n>(task.dtype, task.sources.data(), static_cast<int>(task.sources.size()), first,
                 total);
     add_partials<n>(task.partials.data(), static_cast<int>(task.partials.size()), first, total);
-    copy<n>(total, task.sum + first);
-    task.block_squares[first / n] =
-        are_usable<n>(total) ? sum_of_squares<n>(total) : std::numeric_limits<double>::infinity();
+    if (task.sum != nullptr) copy<n>(total, task.sum + first);
+    if (task.block_squares != nullptr) {
+      task.block_squares[first / n] =
+          are_usable<n>(total) ? sum_of_squares<n>(total) : std::numeric_limits<double>::infinity();
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "optimizer/reducer.hpp"
@@ -9,7 +10,9 @@ namespace shardmix {
 
 /// What stands behind a ShardedOptimizer, for the rooms above.
 struct ShardedOptimizer::Impl {
-  Impl(Runtime& runtime, Parameters parameters, Rule rule, const OptimizerOptions& options);
+  /// `memory`: the flat buffers of the parameters and of the gradients.
+  Impl(Runtime& runtime, Parameters parameters, layout::Layout layout,
+       std::array<device::Buffer, 2> memory, Rule rule, const OptimizerOptions& options);
 
   const Runtime& runtime;
   comm::Collectives& collectives;
@@ -23,6 +26,7 @@ struct ShardedOptimizer::Impl {
   optimizer::Reducer reducer;
   std::vector<std::unique_ptr<comm::Gather>> gathers;  ///< of each bucket; null when done
   device::Buffer control;                              ///< an UpdateControl
+  bool writes_copies;  ///< the update itself writes its neighbours' parameters
   double loss_scale;
   std::int64_t usable_steps = 0;  ///< since the loss scale changed
 
@@ -32,7 +36,7 @@ struct ShardedOptimizer::Impl {
   void update_bucket(std::size_t bucket, const std::vector<math::UpdateKernel>& kernels);
   void adapt_loss_scale(bool usable);
   /// Begins to bring every rank's slice of a bucket's parameters here.
-  void begin_gather(std::size_t bucket);
+  void begin_gather(std::size_t bucket, comm::Written written);
   void wait_bucket(std::size_t bucket);
   void wait_all();
   /// Brings all ranks' parameters here after each wrote its own master slices.

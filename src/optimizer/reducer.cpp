@@ -6,14 +6,28 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <exception>
 
 #include "device/storage.hpp"
 
 namespace shardmix::optimizer {
 namespace {
 
-/// One that is being added and one that travels.
-constexpr std::size_t most_under_way = 2;
+/// Enough that a link is busy while sums are added.
+constexpr std::size_t most_travelling = 4;
+
+/// Most bytes of all ranks' gradients of an element that are worth reading twice.
+constexpr std::int64_t most_bytes_twice = 8;
+
+/// With `overlap` the trainer may write new gradients while others still update: they need the sum.
+bool is_worth_reading_twice(const comm::Collectives& collectives, const layout::Layout& layout,
+                            const OptimizerOptions& options) {
+  return collectives.reads_in_place() && collectives.size() <= device::most_gradients &&
+         options.micro_batches == 1 && !options.overlap &&
+         std::ranges::all_of(layout.buckets(), [&](const layout::Bucket& bucket) {
+           return collectives.size() * size_of(bucket.dtype) <= most_bytes_twice;
+         });
+}
 
 std::int64_t largest_slice_blocks(const layout::Shard& shard) {
   std::int64_t largest = 0;
@@ -25,15 +39,35 @@ std::int64_t largest_slice_blocks(const layout::Shard& shard) {
 }  // namespace
 
 Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
-                 const Parameters& parameters, ShardedState& state)
+                 const Parameters& parameters, ShardedState& state, const OptimizerOptions& options)
     : collectives_(collectives),
       device_(device),
       parameters_(parameters),
       state_(state),
+      most_under_way_(collectives.reads_in_place() ? state.layout().buckets().size()
+                                                   : most_travelling),
+      reads_twice_(is_worth_reading_twice(collectives, state.layout(), options)),
       block_squares_(device, largest_slice_blocks(state.shard()) * std::int64_t{sizeof(double)}),
       squares_(state.layout().buckets().size()),
       usable_(state.layout().buckets().size(), true) {
+  held_.resize(squares_.size());
   begin_micro_batch();
+}
+
+/// In the middle of a step some ranks may have begun more reductions than others: all finish the
+/// same ones, so that the next optimizer's find their partners.
+Reducer::~Reducer() {
+  if (std::uncaught_exceptions() > 0) return;
+  try {
+    std::array<std::int64_t, 1> least{static_cast<std::int64_t>(next_)};
+    collectives_.all_reduce_min(least);
+    while (static_cast<std::int64_t>(next_) > least[0]) begin_next();
+    for (const UnderWay& u : under_way_) (void)u.reduction->contributions();
+    under_way_.clear();
+    held_.clear();
+    collectives_.wait_until_read();
+  } catch (const std::exception&) {  // the rank at fault is gone; who waits next meets it again
+  }
 }
 
 void Reducer::begin_micro_batch() {
@@ -50,12 +84,25 @@ void Reducer::begin_micro_batch() {
 void Reducer::mark_ready(std::size_t parameter) {
   if (!parameters_[parameter].group.trainable || --names_left_[parameter] != 0) return;
   for (const std::size_t bucket : state_.layout().buckets_of(parameter)) --parameters_left_[bucket];
-  while (next_ > 0 && parameters_left_[next_ - 1] == 0) begin_next();
+  advance();
+}
+
+void Reducer::advance() {
+  for (;;) {
+    while (!under_way_.empty() && under_way_.front().reduction->ready()) finish_oldest();
+    if (next_ == 0 || parameters_left_[next_ - 1] != 0 || under_way_.size() >= most_under_way_)
+      return;
+    begin_next();
+  }
 }
 
 void Reducer::finish_micro_batch(bool last) {
-  while (next_ > 0) begin_next();
+  while (next_ > 0) {
+    if (under_way_.size() >= most_under_way_) finish_oldest();
+    begin_next();
+  }
   while (!under_way_.empty()) finish_oldest();
+  if (!last) store_held();
   ++micro_batches_;
   if (last) join_partials();
   step_begun_ = !last;
@@ -67,39 +114,47 @@ void Reducer::begin_next() {
     step_begun_ = true;
     micro_batches_ = 0;
   }
-  if (under_way_.size() == most_under_way) finish_oldest();
   --next_;
   under_way_.push_back({next_, collectives_.begin_reduce(state_.sliced_gradients(next_))});
 }
 
 void Reducer::finish_oldest() {
-  const UnderWay oldest = std::move(under_way_.front());
+  UnderWay oldest = std::move(under_way_.front());
   under_way_.pop_front();
+  const comm::Contributions sources = oldest.reduction->contributions();
+  if (reads_twice_ && micro_batches_ == 0) {
+    run(oldest.bucket, {.sources = sources.arrays, .dtype = sources.dtype});
+    held_[oldest.bucket] = std::move(oldest.reduction);
+    return;
+  }
   // A binary counter: with every 1 at the low end of the count a subtree is complete, and is
   // joined.
   const auto before = static_cast<std::uint64_t>(micro_batches_);
   const auto held = static_cast<std::size_t>(std::popcount(before));
   const auto joined = static_cast<std::size_t>(std::countr_one(before));
-  reduce(oldest.bucket, oldest.reduction->sources(), state_.layout().buckets()[oldest.bucket].dtype,
-         held - joined, held);
+  add(oldest.bucket, sources, held - joined, held);
 }
 
-/// Adds the partial sums of levels [begin, end) to the sum of `sources`; the result is level
-/// `begin`.
-void Reducer::reduce(std::size_t bucket, std::span<const void* const> sources, DType dtype,
-                     std::size_t begin, std::size_t end) {
+void Reducer::add(std::size_t bucket, const comm::Contributions& sources, std::size_t begin,
+                  std::size_t end) {
   state_.reserve_levels(begin + 1);
   std::vector<const float*> partials;
   for (std::size_t level = begin; level < end; ++level)
     partials.push_back(state_.reduced_gradient(bucket, level));
+  run(bucket, {.sources = sources.arrays,
+               .dtype = sources.dtype,
+               .partials = partials,
+               .sum = state_.reduced_gradient(bucket, begin)});
+}
+
+/// Reduces a bucket's slice, and keeps the sum of its squares.
+void Reducer::run(std::size_t bucket, const device::ReduceTask& task) {
   const std::int64_t elements = state_.shard().slices[bucket].range.size();
   auto* block_squares = block_squares_.as<double>();
-  device_.reduce({.sources = sources,
-                  .dtype = dtype,
-                  .elements = elements,
-                  .partials = partials,
-                  .sum = state_.reduced_gradient(bucket, begin),
-                  .block_squares = block_squares});
+  device::ReduceTask whole = task;
+  whole.elements = elements;
+  whole.block_squares = block_squares;
+  device_.reduce(whole);
   squares_[bucket] = {};
   usable_[bucket] = true;
   for (std::int64_t block = 0; block < elements / math::block_elements; ++block) {
@@ -111,6 +166,23 @@ void Reducer::reduce(std::size_t bucket, std::span<const void* const> sources, D
   }
 }
 
+/// Stores the sums that were only looked at: more micro-batches come.
+void Reducer::store_held() {
+  for (std::size_t bucket = 0; bucket < held_.size(); ++bucket) {
+    if (held_[bucket] == nullptr) continue;
+    add(bucket, held_[bucket]->contributions(), 0, 0);
+    release(bucket);
+  }
+}
+
+void Reducer::set_gradient(std::size_t bucket, device::UpdateArrays& arrays) {
+  if (held_[bucket] == nullptr) return;
+  const comm::Contributions sources = held_[bucket]->contributions();
+  arrays.gradient_dtype = sources.dtype;
+  arrays.gradient_count = static_cast<std::int32_t>(sources.arrays.size());
+  std::ranges::copy(sources.arrays, arrays.gradients);
+}
+
 /// Joins what is left on several levels, where the number of micro-batches is no power of two.
 void Reducer::join_partials() {
   const auto held =
@@ -118,7 +190,7 @@ void Reducer::join_partials() {
   if (held == 1) return;
   for (std::size_t bucket = 0; bucket < squares_.size(); ++bucket) {
     const std::array<const void*, 1> top{state_.reduced_gradient(bucket, held - 1)};
-    reduce(bucket, top, DType::fp32, 0, held - 1);
+    add(bucket, {.arrays = top, .dtype = DType::fp32}, 0, held - 1);
   }
 }
 
@@ -134,6 +206,7 @@ GradientSummary Reducer::summarize() {
 }
 
 std::string Reducer::describe_unusable() {
+  store_held();
   // The first element of the layout whose sum is bad, on whichever rank it lies.
   std::array<std::int64_t, 1> first{state_.layout().gradient_bytes() + 1};
   float sum = 0.0f;

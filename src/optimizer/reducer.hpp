@@ -6,6 +6,11 @@
 /// Buckets begin in the order in which backward completes them, from the last to the first, and in
 /// that order on every rank: a bucket that is ready early waits for those behind it. A few are
 /// under way at a time, so that the memory for peers' slices stays small.
+///
+/// Where ranks read each other's gradients in place, few ranks move fewer bytes if they read them
+/// twice, for the norm and for the update, than if they store the fp32 sum in between: at w bytes
+/// an element R ranks read R w once more, instead of writing 4 (which reads them first) and
+/// reading 4.
 
 #include <cstdint>
 #include <deque>
@@ -29,10 +34,20 @@ struct GradientSummary {
 class Reducer {
  public:
   Reducer(comm::Collectives& collectives, device::Device& device, const Parameters& parameters,
-          ShardedState& state);
+          ShardedState& state, const OptimizerOptions& options);
+  /// Collective, but while an exception ends this rank.
+  ~Reducer();
+  Reducer(const Reducer&) = delete;
+  Reducer& operator=(const Reducer&) = delete;
 
   /// One of the names of parameter `i` is complete in this micro-batch.
   void mark_ready(std::size_t parameter);
+
+  /// What the update of a bucket's slice reads as its gradient: the fp32 sum, or the ranks' own
+  /// gradients.
+  void set_gradient(std::size_t bucket, device::UpdateArrays& arrays);
+  /// The update of this bucket is done: ranks may write its gradient again.
+  void release(std::size_t bucket) { held_[bucket].reset(); }
 
   /// Reduces what is left of this micro-batch and makes the next one begin. `last`: of the step.
   void finish_micro_batch(bool last);
@@ -54,8 +69,14 @@ class Reducer {
   void begin_micro_batch();
   void begin_next();
   void finish_oldest();
-  void reduce(std::size_t bucket, std::span<const void* const> sources, DType dtype,
-              std::size_t begin, std::size_t end);
+  /// Begins and finishes what can be without waiting.
+  void advance();
+  /// Adds the partial sums of levels [begin, end) to the sum of `sources`; the result is level
+  /// `begin`.
+  void add(std::size_t bucket, const comm::Contributions& sources, std::size_t begin,
+           std::size_t end);
+  void run(std::size_t bucket, const device::ReduceTask& task);
+  void store_held();
   void join_partials();
 
   comm::Collectives& collectives_;
@@ -66,6 +87,10 @@ class Reducer {
   std::vector<std::int64_t> parameters_left_;  ///< of each bucket
   std::size_t next_ = 0;                       ///< buckets below this one have not begun
   std::deque<UnderWay> under_way_;
+  std::size_t most_under_way_;
+  /// The step's gradients are read where they are, once for the norm and once for the update.
+  bool reads_twice_;
+  std::vector<std::unique_ptr<comm::Reduction>> held_;  ///< of each bucket, until its update
   std::int64_t micro_batches_ = 0;
   bool step_begun_ = false;
   device::Buffer block_squares_;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "comm/agree.hpp"
 #include "comm/runtime_impl.hpp"
@@ -100,9 +101,14 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
     }
   });
   require_same_everywhere(collectives, parameters, options);
+  std::optional<layout::Layout> layout;
+  comm::agreed(collectives, [&] { layout.emplace(parameters, options.bucket_elements); });
+  std::array<device::Buffer, 2> memory{collectives.allocate(layout->parameter_bytes()),
+                                       collectives.allocate(layout->gradient_bytes())};
   std::unique_ptr<ShardedOptimizer::Impl> impl;
   comm::agreed(collectives, [&] {
-    impl = std::make_unique<ShardedOptimizer::Impl>(runtime, std::move(parameters), rule, options);
+    impl = std::make_unique<ShardedOptimizer::Impl>(
+        runtime, std::move(parameters), std::move(*layout), std::move(memory), rule, options);
   });
   return impl;
 }
@@ -116,7 +122,8 @@ void TensorView::require_size(std::size_t bytes) const {
   }
 }
 
-ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, Rule rule_,
+ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, layout::Layout layout_,
+                             std::array<device::Buffer, 2> memory_, Rule rule_,
                              const OptimizerOptions& options_)
     : runtime(runtime_),
       collectives(runtime.impl().collectives()),
@@ -124,10 +131,12 @@ ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, Rule rul
       parameters(std::move(parameters_)),
       rule(std::move(rule_)),
       options(options_),
-      state(device, parameters, states_of(rule), collectives.rank(), collectives.size(), options),
-      reducer(collectives, device, parameters, state),
+      state(device, std::move(layout_), std::move(memory_[0]), std::move(memory_[1]),
+            states_of(rule), collectives.rank(), collectives.size(), options),
+      reducer(collectives, device, parameters, state, options),
       gathers(state.layout().buckets().size()),
       control(device, sizeof(device::UpdateControl)),
+      writes_copies(collectives.group().topology().local_size <= device::most_copies + 1),
       loss_scale(options.loss_scaling.initial) {}
 
 std::vector<math::UpdateKernel> ShardedOptimizer::Impl::group_kernels() const {
@@ -146,11 +155,18 @@ void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
   for (const layout::GroupRun& run : state.layout().group_runs(slice))
     runs.push_back({.end = run.range.end - slice.begin, .kernel = kernels[run.group]});
   device::UpdateArrays arrays = state.arrays(bucket);
+  reducer.set_gradient(bucket, arrays);
+  if (writes_copies) {
+    const auto copies = collectives.copies(state.sliced_parameters(bucket));
+    arrays.copy_count = static_cast<std::int32_t>(copies.size());
+    std::ranges::copy(copies, arrays.copies);
+  }
   arrays.random = math::random_keys(options.seed, clocks.updates);
   device.update({.arrays = arrays,
                  .elements = slice.size(),
                  .runs = runs,
                  .control = control.as<device::UpdateControl>()});
+  reducer.release(bucket);
 }
 
 void ShardedOptimizer::Impl::adapt_loss_scale(bool usable) {
@@ -165,8 +181,8 @@ void ShardedOptimizer::Impl::adapt_loss_scale(bool usable) {
   }
 }
 
-void ShardedOptimizer::Impl::begin_gather(std::size_t bucket) {
-  gathers[bucket] = collectives.begin_gather(state.sliced_parameters(bucket));
+void ShardedOptimizer::Impl::begin_gather(std::size_t bucket, comm::Written written) {
+  gathers[bucket] = collectives.begin_gather(state.sliced_parameters(bucket), written);
 }
 
 void ShardedOptimizer::Impl::wait_bucket(std::size_t bucket) {
@@ -181,7 +197,7 @@ void ShardedOptimizer::Impl::wait_all() {
 
 void ShardedOptimizer::Impl::gather_all() {
   for (std::size_t b = 0; b < gathers.size(); ++b) {
-    begin_gather(b);
+    begin_gather(b, comm::Written::here);
     wait_bucket(b);
   }
 }
@@ -236,10 +252,11 @@ void ShardedOptimizer::mark_ready(std::string_view name) {
 
 void ShardedOptimizer::accumulate() {
   impl_->reducer.finish_micro_batch(false);
-  impl_->state.zero_gradients();
+  zero_gradients();
 }
 
 void ShardedOptimizer::zero_gradients() {
+  impl_->collectives.wait_until_read();
   impl_->state.zero_gradients();
 }
 
@@ -287,7 +304,7 @@ StepReport ShardedOptimizer::step() {
   const std::vector<math::UpdateKernel> kernels = o.group_kernels();
   for (std::size_t b = 0; b < o.gathers.size(); ++b) {
     o.update_bucket(b, kernels);
-    o.begin_gather(b);
+    o.begin_gather(b, o.writes_copies ? comm::Written::everywhere : comm::Written::here);
   }
   if (!o.options.overlap) o.wait_all();
   return report;

@@ -53,17 +53,17 @@ std::array<std::int64_t, 3> moment_bytes(const RuleStates& states, StateFormat f
   return bytes;
 }
 
-ShardedState::ShardedState(device::Device& device, const Parameters& parameters,
-                           const RuleStates& states, int rank, int size,
+ShardedState::ShardedState(device::Device& device, layout::Layout layout, device::Buffer parameters,
+                           device::Buffer gradients, const RuleStates& states, int rank, int size,
                            const OptimizerOptions& options)
     : device_(device),
-      layout_(parameters, options.bucket_elements),
+      layout_(std::move(layout)),
       shard_(layout::shard(layout_, rank, size)),
       size_(size),
       options_(options),
       states_(states),
-      parameters_(device, layout_.parameter_bytes()),
-      gradients_(device, layout_.gradient_bytes()),
+      parameters_(std::move(parameters)),
+      gradients_(std::move(gradients)),
       moments_(allocate(states)) {
   std::int64_t bytes = 0;
   for (std::size_t b = 0; b < shard_.slices.size(); ++b) {
@@ -165,7 +165,7 @@ float* ShardedState::reduced_gradient(std::size_t bucket, std::size_t level) con
 
 comm::SlicedBucket ShardedState::sliced(const device::Buffer& buffer, std::size_t bucket) const {
   const Bucket& b = layout_.buckets()[bucket];
-  comm::SlicedBucket result{.data = buffer.data() + b.byte_begin, .cuts = {}};
+  comm::SlicedBucket result{.data = buffer.data() + b.byte_begin, .dtype = b.dtype, .cuts = {}};
   for (int r = 0; r < size_; ++r) {
     result.cuts.push_back((layout::slice(b, r, size_).begin - b.range.begin) * size_of(b.dtype));
   }
@@ -187,7 +187,7 @@ device::UpdateArrays ShardedState::arrays(std::size_t bucket) const {
   device::UpdateArrays a = arrays_of(moments_, states_);
   a.weights = storage_of(b.dtype, options_.master);
   a.dtype = b.dtype;
-  a.gradient = reduced_[0].as<float>() + begin;
+  a.gradients[0] = reduced_[0].as<float>() + begin;
   a.parameter = parameter_at(slice.range.begin);
   a.master = master_.data() + master_begin_[bucket];
   if (a.m1 != nullptr) a.m1 += begin;

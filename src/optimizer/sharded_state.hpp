@@ -44,8 +44,10 @@ inline constexpr std::array all_states{State::master, State::m1, State::m2, Stat
 
 class ShardedState {
  public:
-  ShardedState(device::Device& device, const Parameters& parameters, const RuleStates& states,
-               int rank, int size, const OptimizerOptions& options);
+  /// `parameters` and `gradients` are the flat buffers of the layout's sizes.
+  ShardedState(device::Device& device, layout::Layout layout, device::Buffer parameters,
+               device::Buffer gradients, const RuleStates& states, int rank, int size,
+               const OptimizerOptions& options);
 
   [[nodiscard]] const layout::Layout& layout() const noexcept { return layout_; }
   [[nodiscard]] const layout::Shard& shard() const noexcept { return shard_; }

@@ -41,7 +41,7 @@ constexpr Precision least{.dtype = bf16, .master = Master::none, .state = StateF
 
 class CheckpointTest : public ::testing::Test {
  protected:
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
   SharedDirectory directory_;
 
   ShardedOptimizer make(DType dtype = fp32, const Rule& rule = test_rule,
@@ -193,7 +193,7 @@ void expect_reshards(int saving, int loading, const std::filesystem::path& run,
     MPI_Comm group = MPI_COMM_NULL;
     MPI_Comm_split(MPI_COMM_WORLD, rank < size ? 0 : 1, rank, &group);
     if (rank < size) {
-      Runtime runtime = adopt(group, {.threads = 1});
+      Runtime runtime = adopt(group, testing::test_options(1));
       ShardedOptimizer optimizer(runtime, testing::awkward_parameters(dtype), test_rule,
                                  precision.options());
       work(runtime, optimizer);

@@ -44,7 +44,7 @@ class DamageTest : public ::testing::Test {
     EXPECT_EQ(checkpoints_.resume(loaded), 1) << "the older one is still good";
   }
 
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
   testing::SharedDirectory directory_;
   ShardedOptimizer optimizer_{runtime_, testing::awkward_parameters(), testing::test_rule};
   Checkpoints checkpoints_{runtime_, directory_.path()};

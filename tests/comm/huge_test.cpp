@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/runtime_impl.hpp"
+#include "comm/transports.hpp"
 #include "shardmix/mpi.hpp"
 
 namespace shardmix::comm {
@@ -15,7 +16,9 @@ TEST(Huge, SlicesBeyondTwoGigabytesArriveWhole) {
   ASSERT_EQ(runtime.size(), 2);
   constexpr std::int64_t huge = (std::int64_t{1} << 31) + 9;
   // Rank 1's slice is the huge one: it receives it in the reduction and sends it in the gather.
-  const device::Buffer memory(*runtime.impl().device, huge + 1);
+  const auto collectives =
+      make_collectives("mpi", *runtime.impl().group, *runtime.impl().device, false);
+  const device::Buffer memory = collectives->allocate(huge + 1);
   const SlicedBucket bucket{.data = memory.data(), .cuts = {0, 1, huge + 1}};
   const auto content = [](int rank, std::int64_t i) {
     return static_cast<std::byte>(i / 4096 + rank * 3);
@@ -25,8 +28,8 @@ TEST(Huge, SlicesBeyondTwoGigabytesArriveWhole) {
   for (std::int64_t i = 1; i < huge + 1; i += stride) memory.data()[i] = content(runtime.rank(), i);
   memory.data()[last] = content(runtime.rank(), last);
   {
-    const auto reduction = runtime.impl().collectives().begin_reduce(bucket);
-    const auto sources = reduction->sources();
+    const auto reduction = collectives->begin_reduce(bucket);
+    const auto sources = reduction->contributions().arrays;
     if (runtime.rank() == 1) {
       const auto* other = static_cast<const std::byte*>(sources[0]);
       for (std::int64_t i = 1; i < huge + 1; i += stride)
@@ -34,7 +37,7 @@ TEST(Huge, SlicesBeyondTwoGigabytesArriveWhole) {
       ASSERT_EQ(other[last - 1], content(0, last));
     }
   }
-  runtime.impl().collectives().begin_gather(bucket)->wait();
+  collectives->begin_gather(bucket, Written::here)->wait();
   for (std::int64_t i = 1; i < huge + 1; i += stride)
     ASSERT_EQ(memory.data()[i], content(1, i)) << i;
   ASSERT_EQ(memory.data()[last], content(1, last));

@@ -85,7 +85,7 @@ class Memory {
     arrays_.dtype = storage.dtype;
     arrays_.gradient_dtype = storage.gradient_dtype;
     gradient_ = room(elements_ * size_of(storage.gradient_dtype));
-    arrays_.gradient = gradient_;
+    arrays_.gradients[0] = gradient_;
     const std::int64_t master = storage.weights == WeightStorage::master      ? 4
                                 : storage.weights == WeightStorage::remainder ? 2
                                                                               : 0;
@@ -204,7 +204,7 @@ class Memory {
       return data == nullptr ? nullptr
                              : reinterpret_cast<T*>(reinterpret_cast<std::intptr_t>(data) + bytes);
     };
-    a.gradient = moved(a.gradient, begin * size_of(a.gradient_dtype));
+    a.gradients[0] = moved(a.gradients[0], begin * size_of(a.gradient_dtype));
     a.parameter = moved(a.parameter, begin * size_of(a.dtype));
     a.master = moved(a.master, begin * (a.weights == WeightStorage::master ? 4 : 2));
     a.m1 = moved(a.m1, 4 * begin);

@@ -37,7 +37,7 @@ void update_block(const Kernel& kernel, const UpdateArrays& a, float scale, std:
   for (int l = 0; l < lanes; ++l) {
     const std::int64_t begin = block * block_elements + l * own;
     Lane& lane = all[l];
-    lane.g = load_values<own>(a.gradient_dtype, a.gradient, begin, lane.g_buffer);
+    lane.g = load_gradient<own>(a, begin, lane.g_buffer);
     lane.theta = load_weights<own>(a, begin, lane.theta_buffer);
     if constexpr (State == StateStorage::full) {
       states[l].update(kernel, a, begin, scale, lane.g, lane.theta);

@@ -11,7 +11,7 @@ using testing::config_error;
 
 class GroupsTest : public ::testing::Test {
  protected:
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
 
   /// Two parameters that start alike and see the same gradients, the second in `group`.
   static Parameters twins(const Group& group) {

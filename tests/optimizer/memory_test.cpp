@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "comm/runtime_impl.hpp"
+#include "comm/transports.hpp"
 #include "optimizer/support.hpp"
 
 namespace shardmix {
@@ -67,10 +68,12 @@ MemoryReport documented(DType dtype, const OptimizerOptions& options, const Rule
 /// What is allocated, what is reported, what was planned and the documented bytes are the same,
 /// here for a model of whole blocks.
 TEST(Memory, FollowsTheTable) {
-  Runtime runtime = adopt(MPI_COMM_WORLD);
+  Runtime runtime = adopt(MPI_COMM_WORLD, testing::test_options());
   auto counting = std::make_unique<CountingDevice>(std::move(runtime.impl().device));
   const CountingDevice& device = *counting;
   runtime.impl().device = std::move(counting);
+  runtime.impl().collectives_owner =
+      comm::make_collectives("mpi", *runtime.impl().group, *runtime.impl().device, false);
   constexpr std::int64_t n = 12 * 256 * 10;  // divides by 1, 2, 3 and 4 ranks
   std::vector<Rule> rules = all_rules();
   rules.emplace_back(AdEMAMix{.beta1 = 0.0});
@@ -102,7 +105,7 @@ TEST(Memory, FollowsTheTable) {
 /// The tree over micro-batches holds one partial sum for each 1 among the binary digits of their
 /// count.
 TEST(Memory, RoomForPartialSumsIsPlannedAndOthersComeWhenNeeded) {
-  Runtime runtime = adopt(MPI_COMM_WORLD);
+  Runtime runtime = adopt(MPI_COMM_WORLD, testing::test_options());
   const Parameters parameters = testing::awkward_parameters();
   const std::int64_t one =
       plan_memory(parameters, AdamW{}, runtime.rank(), runtime.size()).reduced_gradient;
@@ -124,7 +127,7 @@ TEST(Memory, RoomForPartialSumsIsPlannedAndOthersComeWhenNeeded) {
 }
 
 TEST(Memory, OfAllRanksAddsUpForAwkwardShapes) {
-  Runtime runtime = adopt(MPI_COMM_WORLD);
+  Runtime runtime = adopt(MPI_COMM_WORLD, testing::test_options());
   for (const DType dtype : {fp32, bf16}) {
     const Parameters parameters = testing::awkward_parameters(dtype);
     const ShardedOptimizer optimizer(runtime, parameters, AdEMAMix{});

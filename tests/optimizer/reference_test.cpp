@@ -92,7 +92,7 @@ std::vector<std::vector<double>> mean_gradient(const ShardedOptimizer& optimizer
 
 TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
   const Case& c = GetParam();
-  Runtime runtime = adopt(MPI_COMM_WORLD, {.threads = 2});
+  Runtime runtime = adopt(MPI_COMM_WORLD, testing::test_options(2));
   ShardedOptimizer optimizer(
       runtime, testing::awkward_parameters(c.dtype), c.rule,
       {.clip_norm = c.clip_norm, .master = c.master, .bucket_elements = 2048});

@@ -13,7 +13,7 @@ namespace {
 
 class RobustnessTest : public ::testing::Test {
  protected:
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
   std::uint32_t rank_ = static_cast<std::uint32_t>(runtime_.rank());
   int last_ = runtime_.size() - 1;
 };

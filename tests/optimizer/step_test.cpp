@@ -17,7 +17,7 @@ const AdEMAMix rule{.lr = 1e-2, .alpha_steps = 10, .beta3_steps = 10};
 
 class StepTest : public ::testing::Test {
  protected:
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
   std::uint32_t rank_ = static_cast<std::uint32_t>(runtime_.rank());
 
   auto plain(const TrainingCase& c = {}) {
@@ -53,7 +53,7 @@ TEST_F(StepTest, ATiedParameterWaitsForAllItsNames) {
 }
 
 TEST_F(StepTest, BucketSizeAndThreadsChangeNothing) {
-  Runtime threaded = adopt(MPI_COMM_WORLD, {.threads = 3});
+  Runtime threaded = adopt(MPI_COMM_WORLD, testing::test_options(3));
   std::vector<TrainingCase> cases = testing::stochastic_cases();
   cases.emplace_back();
   for (const TrainingCase& c : cases) {
@@ -104,7 +104,7 @@ TEST_F(StepTest, RanksAndMicroBatchesAreTheSameTree) {
   MPI_Comm alone = MPI_COMM_NULL;
   MPI_Comm_split(MPI_COMM_WORLD, runtime_.rank(), 0, &alone);
   {
-    Runtime single = adopt(alone, {.threads = 1});
+    Runtime single = adopt(alone, testing::test_options(1));
     const auto expect_equal = [&](TrainingCase c, std::uint32_t slots) {
       if (slots % static_cast<std::uint32_t>(runtime_.size()) != 0) return;
       SCOPED_TRACE(describe(c) + ", " + std::to_string(slots) + " slots");

@@ -13,7 +13,7 @@ using testing::states_of_shard;
 
 class SwitchTest : public ::testing::TestWithParam<StateFormat> {
  protected:
-  Runtime runtime_ = adopt(MPI_COMM_WORLD, {.threads = 1});
+  Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
   std::uint32_t rank_ = static_cast<std::uint32_t>(runtime_.rank());
 
   /// An optimizer after `steps` steps of `rule`.

@@ -14,6 +14,7 @@
 #include "shardmix/mpi.hpp"
 #include "shardmix/optimizer.hpp"
 #include "support/reference.hpp"
+#include "support/runtime.hpp"
 
 namespace shardmix::testing {
 

@@ -1,0 +1,332 @@
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <vector>
+
+#include "comm/messages.hpp"
+#include "comm/mpi_check.hpp"
+#include "comm/node_memory.hpp"
+#include "comm/progress.hpp"
+#include "comm/staging.hpp"
+#include "comm/transports.hpp"
+
+// Rank l of a node is its node's hand for the slices of all ranks l: it adds its neighbours'
+// gradients for them and sends each the sum, so that every byte of a sum crosses the network once
+// and all of a node's ranks share the work. Slices are cut into chunks, so that adding, sending and
+// copying go on at the same time.
+
+namespace shardmix::comm {
+namespace {
+
+/// Elements of a sum that are added and sent as one message.
+constexpr std::int64_t chunk_elements = std::int64_t{1} << 18;
+constexpr int first_tag = 2;
+constexpr std::int64_t tags = 16384;
+
+class HierarchicalCollectives final : public Collectives {
+ public:
+  HierarchicalCollectives(Group& group, device::Device& device)
+      : Collectives(group, device),
+        communicator_(duplicate(group.communicator())),
+        adder_(device::host_device(1)),
+        staging_(device),
+        memory_(*this),
+        progress_(group.watch(), group.allows_threads()) {}
+
+  ~HierarchicalCollectives() override {
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&communicator_);
+  }
+
+  std::string_view name() const noexcept override { return "hierarchical"; }
+  device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
+  std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
+  void wait_until_read() override;
+  std::vector<std::byte*> copies(const SlicedBucket& bucket) override {
+    return neighbours(bucket, rank());
+  }
+  std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
+
+  [[nodiscard]] const Topology& topology() const noexcept { return group().topology(); }
+  [[nodiscard]] MPI_Comm communicator() const noexcept { return communicator_; }
+  [[nodiscard]] device::Device& adder() const noexcept { return *adder_; }
+  [[nodiscard]] Staging& staging() noexcept { return staging_; }
+  [[nodiscard]] NodeMemory& memory() noexcept { return memory_; }
+  [[nodiscard]] Progress& progress() noexcept { return progress_; }
+
+  /// The ranks that have this one's place on the other nodes, the next node first.
+  [[nodiscard]] std::vector<int> counterparts() const {
+    std::vector<int> ranks;
+    for (int distance = 1; distance < topology().nodes; ++distance)
+      ranks.push_back(topology().rank_at((topology().node + distance) % topology().nodes,
+                                         topology().local_rank));
+    return ranks;
+  }
+
+  /// The copies that this rank's neighbours have of a slice.
+  [[nodiscard]] std::vector<std::byte*> neighbours(const SlicedBucket& bucket, int slice) const {
+    std::vector<std::byte*> places = memory_.views(bucket.slice(slice), bucket.slice_bytes(slice));
+    places.erase(places.begin() + topology().local_rank);
+    return places;
+  }
+
+ private:
+  MPI_Comm communicator_;
+  std::unique_ptr<device::Device> adder_;  ///< its sums may go on beside the device's own work
+  Staging staging_;
+  NodeMemory memory_;
+  std::int64_t reductions_ = 0;
+  std::int64_t gathers_ = 0;
+  Progress progress_;  // ends first: its thread uses the others
+};
+
+int tag_of(std::int64_t number, bool is_gather) {
+  return first_tag + static_cast<int>(2 * (number % tags)) + (is_gather ? 1 : 0);
+}
+
+/// Adds this node's gradients for the slices of its counterparts and sends the sums, receives the
+/// other nodes' sums for its own slice, and adds its own node's.
+class NodeSums final : public Operation {
+ public:
+  NodeSums(HierarchicalCollectives& collectives, const SlicedBucket& bucket, std::int64_t number)
+      : collectives_(collectives),
+        bucket_(bucket),
+        number_(number),
+        messages_(collectives.communicator(), tag_of(number, false)),
+        counterparts_(collectives.counterparts()) {
+    const Topology& topology = collectives.topology();
+    const std::int64_t own = sum_bytes(collectives.rank());
+    std::int64_t bytes = own * topology.nodes;
+    for (const int r : counterparts_) bytes += sum_bytes(r);
+    staging = collectives.staging().take(bytes);
+    arrays_.resize(static_cast<std::size_t>(topology.nodes));
+    std::byte* next = staging.data();
+    const auto place = [&](int node) {
+      arrays_[static_cast<std::size_t>(node)] = next;
+      next += own;
+    };
+    place(topology.node);
+    for (const int r : counterparts_) {
+      std::byte* to = next;
+      place(r / topology.local_size);
+      for_each_chunk(own, [&](std::int64_t begin, std::int64_t count) {
+        messages_.receive(to + begin, count, r);
+      });
+    }
+    // The counterparts' slices first: they have the longer way.
+    for (const int r : counterparts_) {
+      add_work(r, next);
+      next += sum_bytes(r);
+    }
+    add_work(collectives.rank(), staging.data());
+  }
+
+  bool advance() override {
+    if (!all_posted_) {
+      all_posted_ = collectives_.memory().all_reached(&NodeCounters::posted, number_);
+      if (!all_posted_) return false;
+    }
+    for (; next_work_ < work_.size(); ++next_work_) {
+      const Work& work = work_[next_work_];
+      add(work);
+      if (work.rank != collectives_.rank()) {
+        messages_.send(work.to, 4 * work.elements, work.rank);
+        (void)messages_.done();
+      }
+    }
+    return messages_.done();
+  }
+
+  [[nodiscard]] std::span<const void* const> arrays() const noexcept { return arrays_; }
+
+  device::Buffer staging;
+
+ private:
+  /// A chunk of a rank's slice.
+  struct Work {
+    int rank = 0;
+    std::int64_t begin = 0;  ///< in elements of the slice
+    std::int64_t elements = 0;
+    std::byte* to = nullptr;
+  };
+
+  [[nodiscard]] std::int64_t sum_bytes(int rank) const {
+    return bucket_.slice_bytes(rank) / size_of(bucket_.dtype) * 4;
+  }
+
+  template <class Visit>
+  static void for_each_chunk(std::int64_t bytes, const Visit& visit) {
+    constexpr std::int64_t chunk = 4 * chunk_elements;
+    for (std::int64_t begin = 0; begin < bytes; begin += chunk)
+      visit(begin, std::min(chunk, bytes - begin));
+  }
+
+  void add_work(int rank, std::byte* to) {
+    for_each_chunk(sum_bytes(rank), [&](std::int64_t begin, std::int64_t count) {
+      work_.push_back({rank, begin / 4, count / 4, to + begin});
+    });
+  }
+
+  void add(const Work& work) {
+    std::vector<const void*> sources;
+    for (const std::byte* place :
+         collectives_.memory().views(bucket_.slice(work.rank), bucket_.slice_bytes(work.rank))) {
+      sources.push_back(place + work.begin * size_of(bucket_.dtype));
+    }
+    collectives_.adder().reduce({.sources = sources,
+                                 .dtype = bucket_.dtype,
+                                 .elements = work.elements,
+                                 .sum = reinterpret_cast<float*>(work.to)});
+  }
+
+  HierarchicalCollectives& collectives_;
+  SlicedBucket bucket_;
+  std::int64_t number_;
+  Messages messages_;
+  std::vector<int> counterparts_;
+  std::vector<const void*> arrays_;
+  std::vector<Work> work_;
+  std::size_t next_work_ = 0;
+  bool all_posted_ = false;
+};
+
+class HierarchicalReduction final : public Reduction {
+ public:
+  HierarchicalReduction(HierarchicalCollectives& collectives, const SlicedBucket& bucket,
+                        std::int64_t number)
+      : collectives_(collectives), sums_(std::make_shared<NodeSums>(collectives, bucket, number)) {
+    collectives.memory().own().posted.store(number, std::memory_order_release);
+    collectives.progress().start(sums_);
+  }
+
+  ~HierarchicalReduction() override {
+    if (!collectives_.progress().leave(*sums_)) return;
+    collectives_.staging().give(std::move(sums_->staging));
+    collectives_.memory().own().finished.fetch_add(1, std::memory_order_release);
+  }
+
+  bool ready() override { return collectives_.progress().poll(*sums_); }
+
+  Contributions contributions() override {
+    collectives_.progress().wait(*sums_, "the other nodes' gradients");
+    return {.arrays = sums_->arrays(), .dtype = DType::fp32};
+  }
+
+ private:
+  HierarchicalCollectives& collectives_;
+  std::shared_ptr<NodeSums> sums_;
+};
+
+/// Sends this rank's slice to its counterparts, and copies what comes from them to its neighbours.
+class NodeCopies final : public Operation {
+ public:
+  NodeCopies(HierarchicalCollectives& collectives, const SlicedBucket& bucket, std::int64_t number)
+      : collectives_(collectives),
+        number_(number),
+        sends_(collectives.communicator(), tag_of(number, true)) {
+    const int rank = collectives.rank();
+    for (const int r : collectives.counterparts()) {
+      const std::vector<std::byte*> copies = collectives.neighbours(bucket, r);
+      for_each_chunk(bucket, r, [&](std::int64_t begin, std::int64_t bytes) {
+        Arrival& arrival =
+            arrivals_.emplace_back(Arrival{.at = bucket.slice(r) + begin, .bytes = bytes});
+        for (std::byte* copy : copies) arrival.copies.push_back(copy + begin);
+        arrival.message =
+            std::make_unique<Messages>(collectives.communicator(), tag_of(number, true));
+        arrival.message->receive(arrival.at, bytes, r);
+      });
+      for_each_chunk(bucket, rank, [&](std::int64_t begin, std::int64_t bytes) {
+        sends_.send(bucket.slice(rank) + begin, bytes, r);
+      });
+    }
+  }
+
+  bool advance() override {
+    std::erase_if(arrivals_, [](Arrival& arrival) {
+      if (!arrival.message->done()) return false;
+      for (std::byte* copy : arrival.copies)
+        std::memcpy(copy, arrival.at, static_cast<std::size_t>(arrival.bytes));
+      return true;
+    });
+    if (!arrivals_.empty()) return false;
+    // In the order of gathers, which the counter can't leave.
+    std::atomic<std::int64_t>& written = collectives_.memory().own().written;
+    if (written.load(std::memory_order_relaxed) == number_ - 1)
+      written.store(number_, std::memory_order_release);
+    return sends_.done() && written.load(std::memory_order_relaxed) >= number_;
+  }
+
+ private:
+  struct Arrival {
+    std::byte* at = nullptr;
+    std::int64_t bytes = 0;
+    std::vector<std::byte*> copies = {};
+    std::unique_ptr<Messages> message = nullptr;
+  };
+
+  template <class Visit>
+  static void for_each_chunk(const SlicedBucket& bucket, int slice, const Visit& visit) {
+    constexpr std::int64_t chunk = 4 * chunk_elements;
+    const std::int64_t bytes = bucket.slice_bytes(slice);
+    for (std::int64_t begin = 0; begin < bytes; begin += chunk)
+      visit(begin, std::min(chunk, bytes - begin));
+  }
+
+  HierarchicalCollectives& collectives_;
+  std::int64_t number_;
+  Messages sends_;
+  std::vector<Arrival> arrivals_;
+};
+
+class HierarchicalGather final : public Gather {
+ public:
+  HierarchicalGather(HierarchicalCollectives& collectives, const SlicedBucket& bucket,
+                     std::int64_t number)
+      : collectives_(collectives),
+        number_(number),
+        copies_(std::make_shared<NodeCopies>(collectives, bucket, number)) {
+    collectives.progress().start(copies_);
+  }
+
+  ~HierarchicalGather() override { collectives_.progress().leave(*copies_); }
+
+  void wait() override {
+    collectives_.progress().wait(*copies_, "the other nodes' new parameters");
+    collectives_.group().watch().wait("the node's new parameters", [&] {
+      return collectives_.memory().all_reached(&NodeCounters::written, number_);
+    });
+  }
+
+ private:
+  HierarchicalCollectives& collectives_;
+  std::int64_t number_;
+  std::shared_ptr<NodeCopies> copies_;
+};
+
+std::unique_ptr<Reduction> HierarchicalCollectives::begin_reduce(const SlicedBucket& bucket) {
+  group().watch().enter();
+  return std::make_unique<HierarchicalReduction>(*this, bucket, ++reductions_);
+}
+
+void HierarchicalCollectives::wait_until_read() {
+  group().watch().wait("the node to read this rank's gradients",
+                       [&] { return memory_.all_reached(&NodeCounters::finished, reductions_); });
+}
+
+std::unique_ptr<Gather> HierarchicalCollectives::begin_gather(const SlicedBucket& bucket,
+                                                              Written written) {
+  group().watch().enter();
+  if (written == Written::here) {
+    for (std::byte* copy : copies(bucket)) {
+      std::memcpy(copy, bucket.slice(rank()), static_cast<std::size_t>(bucket.slice_bytes(rank())));
+    }
+  }
+  return std::make_unique<HierarchicalGather>(*this, bucket, ++gathers_);
+}
+
+}  // namespace
+
+std::unique_ptr<Collectives> hierarchical_collectives(Group& group, device::Device& device) {
+  return std::make_unique<HierarchicalCollectives>(group, device);
+}
+
+}  // namespace shardmix::comm

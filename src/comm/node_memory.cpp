@@ -1,0 +1,130 @@
+#include "comm/node_memory.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+#include "comm/agree.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix::comm {
+namespace {
+
+[[noreturn]] void fail(std::string_view what) {
+  throw CommError(
+      fmt::format("memory that this node's ranks share can't be had: {}: {}; --collectives mpi "
+                  "does without",
+                  what, std::strerror(errno)));
+}
+
+/// Closes a file at the end of a scope.
+class File {
+ public:
+  explicit File(int descriptor) : descriptor_(descriptor) {}
+  ~File() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  [[nodiscard]] int descriptor() const noexcept { return descriptor_; }
+
+ private:
+  int descriptor_;
+};
+
+std::byte* map_file(int descriptor, std::int64_t bytes) {
+  void* memory = mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ | PROT_WRITE, MAP_SHARED,
+                      descriptor, 0);
+  if (memory == MAP_FAILED) fail(fmt::format("mmap of {} bytes", bytes));
+  madvise(memory, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);  // a wish
+  return static_cast<std::byte*>(memory);
+}
+
+}  // namespace
+
+NodeMemory::NodeMemory(Collectives& collectives) : collectives_(collectives) {
+  for (std::byte* memory : map(sizeof(NodeCounters)))
+    counters_.push_back(reinterpret_cast<NodeCounters*>(memory));
+  new (counters_[own_rank()]) NodeCounters;
+  collectives_.barrier();
+}
+
+NodeMemory::~NodeMemory() {
+  std::vector<std::byte*> views;
+  for (NodeCounters* c : counters_) views.push_back(reinterpret_cast<std::byte*>(c));
+  unmap(views, sizeof(NodeCounters));
+}
+
+std::size_t NodeMemory::own_rank() const noexcept {
+  return static_cast<std::size_t>(collectives_.group().topology().local_rank);
+}
+
+/// Every rank makes its part, and then opens its neighbours'.
+std::vector<std::byte*> NodeMemory::map(std::int64_t bytes) {
+  const Topology& topology = collectives_.group().topology();
+  std::vector<std::byte*> views(static_cast<std::size_t>(topology.local_size), nullptr);
+  int descriptor = -1;
+  agreed(collectives_, [&] {
+    descriptor = memfd_create("shardmix", MFD_CLOEXEC);
+    if (descriptor < 0) fail("memfd_create");
+  });
+  const File own(descriptor);
+  agreed(collectives_, [&] {
+    if (ftruncate(descriptor, bytes) != 0) fail(fmt::format("ftruncate to {} bytes", bytes));
+    views[own_rank()] = map_file(descriptor, bytes);
+  });
+  const auto paths = collectives_.all_gather(fmt::format("/proc/{}/fd/{}", getpid(), descriptor));
+  const int first = collectives_.rank() - topology.local_rank;  // of a regular topology
+  agreed(collectives_, [&] {
+    for (std::size_t r = 0; r < views.size(); ++r) {
+      if (r == own_rank()) continue;
+      const std::string& path = paths[static_cast<std::size_t>(first) + r];
+      const File peer(open(path.c_str(), O_RDWR | O_CLOEXEC));
+      if (peer.descriptor() < 0) fail("open " + path);
+      views[r] = map_file(peer.descriptor(), bytes);
+    }
+  });
+  return views;
+}
+
+void NodeMemory::unmap(const std::vector<std::byte*>& views, std::int64_t bytes) noexcept {
+  for (std::byte* memory : views) munmap(memory, static_cast<std::size_t>(bytes));
+}
+
+device::Buffer NodeMemory::allocate(std::int64_t bytes) {
+  if (bytes == 0) return {};
+  const std::vector<std::byte*> views = map(bytes);
+  std::byte* own = views[own_rank()];
+  mapped_[own + bytes] = views;
+  return {own, bytes, [this, own, bytes] {
+            const auto found = mapped_.find(own + bytes);
+            unmap(found->second, bytes);
+            mapped_.erase(found);
+          }};
+}
+
+std::vector<std::byte*> NodeMemory::views(std::byte* own, std::int64_t bytes) const {
+  if (bytes == 0) return std::vector<std::byte*>(counters_.size(), own);
+  const auto found = mapped_.upper_bound(own);
+  if (found == mapped_.end() || own < found->second[own_rank()])
+    throw CommError("a bucket lies in memory that the collectives didn't allocate");
+  const std::ptrdiff_t offset = own - found->second[own_rank()];
+  std::vector<std::byte*> places = found->second;
+  for (std::byte*& place : places) place += offset;
+  return places;
+}
+
+bool NodeMemory::all_reached(std::atomic<std::int64_t> NodeCounters::*counter,
+                             std::int64_t count) const noexcept {
+  return std::ranges::all_of(counters_, [&](const NodeCounters* c) {
+    return (c->*counter).load(std::memory_order_acquire) >= count;
+  });
+}
+
+}  // namespace shardmix::comm

@@ -1,0 +1,58 @@
+#include "comm/transports.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "shardmix/error.hpp"
+
+namespace shardmix::comm {
+namespace {
+
+std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_gpu) {
+  const Topology& topology = group.topology();
+  if (is_gpu) return has_nccl() ? nccl_collectives(group, device) : mpi_collectives(group, device);
+  const bool has_neighbours = topology.local_size > 1 && topology.regular;
+  if (!has_neighbours) return mpi_collectives(group, device);
+  try {
+    return topology.nodes == 1 ? shared_collectives(group, device)
+                               : hierarchical_collectives(group, device);
+  } catch (const CommError& error) {  // the same on all ranks
+    if (group.rank() == 0) fmt::print(stderr, "warning: {}; it is used instead\n", error.what());
+    return mpi_collectives(group, device);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Collectives> make_collectives(std::string_view name, Group& group,
+                                              device::Device& device, bool is_gpu) {
+  const Topology& topology = group.topology();
+  const auto require = [&](bool holds, std::string_view what) {
+    if (holds) return;
+    throw ConfigError(fmt::format("collectives '{}' need {}, but this run has {}{}", name, what,
+                                  describe(topology), is_gpu ? ", with GPUs" : ""));
+  };
+  if (name == "auto") return best(group, device, is_gpu);
+  if (name == "mpi") return mpi_collectives(group, device);
+  if (name == "shared") {
+    require(topology.nodes == 1 && !is_gpu, "one node and hosts");
+    return shared_collectives(group, device);
+  }
+  if (name == "hierarchical") {
+    require(topology.regular && !is_gpu,
+            "hosts, each with equally many ranks, whose numbers are consecutive");
+    return hierarchical_collectives(group, device);
+  }
+  if (name == "nccl") {
+    require(is_gpu, "GPUs (--device cuda)");
+    return nccl_collectives(group, device);
+  }
+  throw ConfigError(
+      fmt::format("there are no collectives '{}'; expected one of auto, mpi, shared, "
+                  "hierarchical, nccl",
+                  name));
+}
+
+}  // namespace shardmix::comm

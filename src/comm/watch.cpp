@@ -1,0 +1,294 @@
+#include "comm/watch.hpp"
+
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <thread>
+
+#include "comm/backoff.hpp"
+#include "comm/mpi_check.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix::comm {
+
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr int tag = 1;
+constexpr milliseconds between_looks{20};
+
+int process_handle(std::int64_t process) {
+#if defined(SYS_pidfd_open)
+  return static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(process), 0));
+#else
+  return -1;
+#endif
+}
+
+/// Whether a process of this node is stopped, by SIGSTOP or a debugger.
+bool is_stopped(std::int64_t process) {
+  std::ifstream file(fmt::format("/proc/{}/stat", process));
+  std::string line;
+  std::getline(file, line);
+  const std::size_t name_end = line.rfind(')');
+  return name_end + 2 < line.size() && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
+}
+
+double seconds(milliseconds time) {
+  return static_cast<double>(time.count()) / 1000.0;
+}
+
+}  // namespace
+
+Member this_member() {
+  Member member;
+  std::array<char, 256> name{};
+  gethostname(name.data(), name.size() - 1);
+  member.host = name.data();
+  member.process = getpid();
+  struct stat space {};
+  if (stat("/proc/self/ns/pid", &space) == 0)
+    member.process_space = static_cast<std::int64_t>(space.st_ino);
+  return member;
+}
+
+enum class NoteKind : std::int32_t { question, answer, verdict };
+
+/// What ranks send each other about themselves.
+struct Watch::Note {
+  NoteKind kind = NoteKind::question;
+  std::int32_t inquiry = 0;
+  std::int64_t entered = 0;
+  std::array<char, 496> text{};
+};
+
+struct Watch::Sent {
+  Note note;
+  MPI_Request request = MPI_REQUEST_NULL;
+};
+
+Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vector<int>& neighbours,
+             milliseconds deadline)
+    : communicator_(communicator),
+      members_(std::move(members)),
+      deadline_(deadline),
+      answers_(members_.size(), -1) {
+  check(MPI_Comm_rank(communicator, &rank_), "MPI_Comm_rank");
+  const Member& own = members_[static_cast<std::size_t>(rank_)];
+  for (const int r : neighbours) {
+    const Member& member = members_[static_cast<std::size_t>(r)];
+    if (r == rank_ || member.process_space != own.process_space) continue;
+    if (const int handle = process_handle(member.process); handle >= 0)
+      process_handles_.emplace_back(r, handle);
+  }
+}
+
+Watch::~Watch() {
+  for (const auto& [rank, handle] : process_handles_) close(handle);
+  if (std::uncaught_exceptions() > 0) return;
+  for (Sent& s : sent_) {
+    if (s.request != MPI_REQUEST_NULL) MPI_Request_free(&s.request);
+  }
+  MPI_Comm_free(&communicator_);
+}
+
+void Watch::wait(std::string_view what, const std::function<bool()>& done) {
+  const auto start = Clock::now();
+  auto looked = start;
+  Backoff backoff;
+  for (;;) {
+    try {
+      if (done()) return;
+    } catch (const CommError& error) {
+      // MPI met a broken connection: find out whose.
+      if (inquire(
+              what, [] { return false; }, error.what()))
+        return;
+      throw;
+    }
+    backoff.pause();
+    const auto now = Clock::now();
+    if (now - looked < between_looks) continue;
+    looked = now;
+    listen();
+    throw_verdict();
+    look_for_dead(what);
+    if (now - start > deadline_ && inquire(what, done, "")) return;
+  }
+}
+
+void Watch::finish(MPI_Request& request, std::string_view what) {
+  wait(what, [&] {
+    int is_done = 0;
+    check(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), "MPI_Test");
+    return is_done != 0;
+  });
+}
+
+void Watch::listen() {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  for (;;) {
+    int arrived = 0;
+    MPI_Status status;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, tag, communicator_, &arrived, &status) != MPI_SUCCESS ||
+        arrived == 0) {
+      break;
+    }
+    Note note;
+    if (MPI_Recv(&note, sizeof note, MPI_BYTE, status.MPI_SOURCE, tag, communicator_,
+                 MPI_STATUS_IGNORE) != MPI_SUCCESS) {
+      break;
+    }
+    take(note, status.MPI_SOURCE);
+  }
+  sent_.remove_if([](Sent& s) {
+    int is_done = 0;
+    return MPI_Test(&s.request, &is_done, MPI_STATUS_IGNORE) == MPI_SUCCESS && is_done != 0;
+  });
+}
+
+void Watch::take(const Note& note, int from) {
+  switch (note.kind) {
+    case NoteKind::question:
+      post({.kind = NoteKind::answer, .inquiry = note.inquiry, .entered = entered_.load()}, from);
+      break;
+    case NoteKind::answer:
+      if (note.inquiry == inquiry_) answers_[static_cast<std::size_t>(from)] = note.entered;
+      break;
+    case NoteKind::verdict:
+      if (verdict_.empty()) verdict_ = note.text.data();
+      break;
+  }
+}
+
+/// Errors are of no interest: the receiver may be gone.
+void Watch::post(const Note& note, int to) {
+  Sent& s = sent_.emplace_back(Sent{.note = note});
+  if (MPI_Isend(&s.note, sizeof s.note, MPI_BYTE, to, tag, communicator_, &s.request) !=
+      MPI_SUCCESS) {
+    sent_.pop_back();
+  }
+}
+
+void Watch::throw_verdict() {
+  const std::scoped_lock lock(mutex_);
+  if (!verdict_.empty()) throw CommError(verdict_);
+}
+
+void Watch::look_for_dead(std::string_view what) {
+  std::vector<pollfd> handles;
+  for (const auto& [rank, handle] : process_handles_) handles.push_back({handle, POLLIN, 0});
+  if (handles.empty() || poll(handles.data(), handles.size(), 0) <= 0) return;
+  // One that told why it ends is worth more than that it has ended.
+  listen();
+  throw_verdict();
+  std::vector<int> dead;
+  for (std::size_t i = 0; i < handles.size(); ++i) {
+    if (handles[i].revents != 0) dead.push_back(process_handles_[i].first);
+  }
+  conclude(fmt::format("{} died, while rank {} waited for {}", describe(dead), rank_, what), dead);
+}
+
+bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
+                    std::string_view cause) {
+  const auto own = static_cast<std::size_t>(rank_);
+  {
+    const std::scoped_lock lock(mutex_);
+    ++inquiry_;
+    std::ranges::fill(answers_, -1);
+    answers_[own] = entered_.load();
+    for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
+      if (r != rank_) post({.kind = NoteKind::question, .inquiry = inquiry_}, r);
+    }
+  }
+  const auto end = Clock::now() + std::clamp(deadline_ / 4, milliseconds(200), milliseconds(5000));
+  while (Clock::now() < end) {
+    if (done()) return true;
+    listen();
+    throw_verdict();
+    std::this_thread::sleep_for(milliseconds(1));
+    const std::scoped_lock lock(mutex_);
+    if (std::ranges::none_of(answers_, [](std::int64_t a) { return a < 0; })) break;
+  }
+  std::vector<int> silent;
+  std::vector<int> behind;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (std::size_t r = 0; r < answers_.size(); ++r) {
+      if (answers_[r] < 0) silent.push_back(static_cast<int>(r));
+      if (answers_[r] >= 0 && answers_[r] < answers_[own]) behind.push_back(static_cast<int>(r));
+    }
+  }
+  const std::string waited =
+      cause.empty() ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
+                    : fmt::format("rank {} waited for {} ({})", rank_, what, cause);
+  if (!silent.empty()) {
+    conclude(
+        fmt::format("{} doesn't answer: stuck, stopped or cut off; {}", describe(silent), waited),
+        silent);
+  }
+  if (!behind.empty()) {
+    conclude(fmt::format("{} lives but hasn't come to the operation that the others wait in; {}",
+                         describe(behind), waited),
+             {});
+  }
+  conclude(fmt::format("no rank is missing, but {}: the network lost a message, or is too slow for "
+                       "the deadline",
+                       waited),
+           {});
+}
+
+void Watch::conclude(const std::string& verdict, const std::vector<int>& culprits) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (verdict_.empty()) {
+      verdict_ = verdict;
+      Note note{.kind = NoteKind::verdict};
+      std::strncpy(note.text.data(), verdict.c_str(), note.text.size() - 1);
+      for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
+        if (r != rank_ && std::ranges::find(culprits, r) == culprits.end()) post(note, r);
+      }
+    }
+  }
+  // Small messages leave at once where the connection is there; progress needs a few calls.
+  for (int i = 0; i < 20; ++i) {
+    listen();
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  throw_verdict();
+  std::terminate();  // a verdict always throws
+}
+
+std::string Watch::describe(const std::vector<int>& ranks) const {
+  std::string text;
+  for (const int r : ranks) {
+    const Member& member = members_[static_cast<std::size_t>(r)];
+    const bool is_near = std::ranges::find(process_handles_, r, &std::pair<int, int>::first) !=
+                         process_handles_.end();
+    text += fmt::format("{}rank {} (host {}, process {}{})", text.empty() ? "" : ", ", r,
+                        member.host, member.process,
+                        is_near && is_stopped(member.process) ? ", stopped by a signal" : "");
+  }
+  return text;
+}
+
+void Watch::leave() noexcept {
+  try {
+    const std::string own = describe({rank_});
+    conclude(fmt::format("{} was ended by an error of its own; its message tells which", own), {});
+  } catch (const std::exception&) {  // the verdict, which the caller's own exception precedes
+  }
+}
+
+}  // namespace shardmix::comm
