@@ -1,8 +1,8 @@
 """Compares the time of shardmix's whole step with that of its peers: two ranks of one thread each, on one host.
 
 Timed is what follows when every rank has its gradients, until every rank has the new parameters: the gradients' mean,
-the update, and whatever carries the parameters to all ranks. All contestants take turns as in compare.py, each peer in
-processes of its own that sleep while others run. Only ratios of one run mean anything.
+the update, and whatever carries the parameters to all ranks. All contestants take turns as in compare.py; the ranks of
+each start anew for each round. Only ratios of one run mean anything.
 """
 
 from __future__ import annotations

@@ -202,9 +202,12 @@ class PeerProcess:
         self.ask()
         return self.read()
 
-    def close(self) -> None:
+    def dismiss(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self.questions.close()
+
+    def close(self) -> None:
+        self.dismiss()
         self.process.wait()
 
 

@@ -9,7 +9,6 @@ each line of its input, a number of steps, with the time of one.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import importlib
 import pathlib
@@ -211,44 +210,49 @@ def work(name: str, rank: int, count: int, rendezvous: str) -> None:
 
 
 class Ranks:
-    """The referee's handle of all ranks of one peer. Options are those of compare_step.py."""
+    """Runs all ranks of one peer anew for each round: several peers at once would take too much memory. Options are
+    those of compare_step.py."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="shardmix-peers-")
-        meeting = str(pathlib.Path(self.folder.name) / "rendezvous")
-        self.ranks = [
-            PeerProcess(["step_peers.py", name, str(rank), str(options.parameters), meeting], 1, options,
-                        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_SIZE=str(RANKS),
-                        GLOO_SOCKET_IFNAME="lo")
-            for rank in range(RANKS)]
-
-    def read(self) -> dict[str, Any]:
-        """Rank 0's answer, when all have answered. A rank that fails takes the others with it: all reasons, then."""
-        answers, reasons = [], {}
-        for rank in self.ranks:
-            try:
-                answers.append(rank.read())
-            except Failed as error:
-                reasons[str(error)] = None
-        if reasons:
-            raise Failed("; ".join(reasons))
-        return answers[0]
+        self.name, self.options = name, options
 
     def start(self) -> dict[str, Any]:
-        return self.read()
+        return {}
 
     def round(self) -> dict[str, Any]:
-        for rank in self.ranks:
-            rank.ask()
-        return self.read()
+        with tempfile.TemporaryDirectory(prefix="shardmix-peers-") as folder:
+            ranks = [self.process(rank, pathlib.Path(folder) / "rendezvous") for rank in range(RANKS)]
+            try:
+                details = read(ranks)
+                for rank in ranks:
+                    rank.ask()
+                return details | read(ranks)
+            finally:
+                for rank in ranks:  # All of them first: a rank may wait for another one's end.
+                    rank.dismiss()
+                for rank in ranks:
+                    rank.close()
+
+    def process(self, rank: int, rendezvous: pathlib.Path) -> PeerProcess:
+        return PeerProcess(["step_peers.py", self.name, str(rank), str(self.options.parameters), str(rendezvous)], 1,
+                           self.options, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS),
+                           LOCAL_SIZE=str(RANKS), GLOO_SOCKET_IFNAME="lo")
 
     def close(self) -> None:
-        for rank in self.ranks:
-            with contextlib.suppress(BrokenPipeError):
-                rank.questions.close()
-        for rank in self.ranks:
-            rank.close()
-        self.folder.cleanup()
+        pass
+
+
+def read(ranks: list[PeerProcess]) -> dict[str, Any]:
+    """Rank 0's answer, when all have answered. A rank that fails takes the others with it: all reasons, then."""
+    answers, reasons = [], {}
+    for rank in ranks:
+        try:
+            answers.append(rank.read())
+        except Failed as error:
+            reasons[str(error)] = None
+    if reasons:
+        raise Failed("; ".join(reasons))
+    return answers[0]
 
 
 if __name__ == "__main__":
