@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+HERE = pathlib.Path(__file__).resolve().parent
 WARM_UP = 3
 DECAY = 0.1
 FUSED = "torch AdamW fused"
@@ -120,7 +121,8 @@ def reason_of(error: BaseException) -> str:
     return text + (f" ({reason_of(error.__cause__)})" if error.__cause__ else "")
 
 
-def work(name: str, threads: int, count: int) -> None:
+def serve(package: str, start: Callable[[], Callable[[int], dict[str, Any]]]) -> None:
+    """Sets a peer of package up by start, says so, and answers each line of the input, a number of steps."""
     # Packages print to standard output as they please: keep the channel, and send theirs to standard error.
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -129,16 +131,24 @@ def work(name: str, threads: int, count: int) -> None:
         print(json.dumps(what), file=channel, flush=True)
 
     try:
-        importlib.import_module(PEERS[name].package)
+        importlib.import_module(package)
     except ImportError as error:
         return answer(error=f"not installed: {reason_of(error)}")
     try:
-        optimizer = start_optimizer(PEERS[name], threads, count)
-        answer(version=importlib.metadata.version(PEERS[name].package))
+        measure = start()
+        answer(version=importlib.metadata.version(package))
         for line in sys.stdin:
-            answer(**time_steps(optimizer, count, int(line)))
+            answer(**measure(int(line)))
     except Exception as error:  # Whatever a package raises is a row of the table.
         answer(error=f"failed: {reason_of(error)}")
+
+
+def work(name: str, threads: int, count: int) -> None:
+    def start() -> Callable[[int], dict[str, Any]]:
+        optimizer = start_optimizer(PEERS[name], threads, count)
+        return lambda steps: time_steps(optimizer, count, steps)
+
+    serve(PEERS[name].package, start)
 
 
 # The referee's side.
@@ -160,15 +170,15 @@ def worker_environment(threads: int, huge_pages: bool) -> dict[str, str]:
 
 
 class PeerProcess:
-    """The referee's handle of one worker. Options are those of compare.py."""
+    """The referee's handle of one worker: a script of this folder with its arguments. Options are compare.py's."""
 
-    def __init__(self, name: str, threads: int, options: argparse.Namespace) -> None:
+    def __init__(self, arguments: list[str], threads: int, options: argparse.Namespace, **environment: str) -> None:
         self.steps = options.steps
         self.process = subprocess.Popen(
-            [sys.executable, __file__, name, str(threads), str(options.parameters)],
+            [sys.executable, str(HERE / arguments[0]), *arguments[1:]],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=None if options.verbose else subprocess.DEVNULL,
-            env=worker_environment(threads, options.huge_pages))
+            env=worker_environment(threads, options.huge_pages) | environment)
         assert self.process.stdin and self.process.stdout
         self.questions, self.answers = self.process.stdin, self.process.stdout
 
@@ -184,14 +194,20 @@ class PeerProcess:
     def start(self) -> dict[str, Any]:
         return self.read()
 
-    def round(self) -> dict[str, Any]:
+    def ask(self) -> None:
         with contextlib.suppress(BrokenPipeError):  # Of a process that has ended: read() says so.
             print(self.steps, file=self.questions, flush=True)
+
+    def round(self) -> dict[str, Any]:
+        self.ask()
         return self.read()
 
-    def close(self) -> None:
+    def dismiss(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self.questions.close()
+
+    def close(self) -> None:
+        self.dismiss()
         self.process.wait()
 
 
