@@ -4,10 +4,10 @@
 /// memory can be streamed in the same run.
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
+#include "bench/result.hpp"
 #include "shardmix/runtime.hpp"
 
 namespace shardmix::bench {
@@ -23,33 +23,8 @@ struct UpdateOptions {
   bool operator==(const UpdateOptions&) const = default;
 };
 
-/// Medians over the rounds.
-struct UpdateResult {
-  std::string rule;
-  std::string precision;
-  std::string device;
-  int threads = 0;
-  std::int64_t parameters = 0;
-  double bytes_per_parameter = 0.0;  ///< read and written
-  double mparameters_per_second = 0.0;
-  double gigabytes_per_second = 0.0;
-  double bound_gigabytes_per_second = 0.0;  ///< of a pass that moves the same bytes and no more
-
-  [[nodiscard]] double fraction_of_bound() const {
-    return gigabytes_per_second / bound_gigabytes_per_second;
-  }
-};
-
-/// The names that `precisions` may hold, with what they mean.
-struct PrecisionName {
-  std::string name;
-  std::string meaning;
-};
-[[nodiscard]] std::vector<PrecisionName> precision_names();
-
 /// Measures each rule in each precision, and hands each result to `report` when it is there. Throws
 /// ConfigError for an unknown name or a number out of range.
-void run_update(const UpdateOptions& options,
-                const std::function<void(const UpdateResult&)>& report);
+void run_update(const UpdateOptions& options, const Report& report);
 
 }  // namespace shardmix::bench

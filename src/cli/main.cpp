@@ -34,7 +34,7 @@ int run(int& argc, char**& argv) {
   const Arguments arguments(all.begin() + 1, all.end());
   if (command == "train") return train_command(arguments, argc, argv);
   if (command == "checkpoint") return checkpoint_command(arguments);
-  if (command == "bench") return bench_command(arguments);
+  if (command == "bench") return bench_command(arguments, argc, argv);
   if (command == "--version") {
     print(version_text());
   } else if (command == "--help" || command == "-h" || command == "help") {
@@ -57,7 +57,7 @@ A sharded optimizer for MPI clusters: AdEMAMix, AdamW, Simplified-AdEMAMix and L
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
   checkpoint   tell what a checkpoint holds
-  bench        measure the update kernels
+  bench        measure the update, whole steps and the collectives
   help         this text, or a command's: shardmix help train
   --version    the version, and what this build can do
 

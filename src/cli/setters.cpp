@@ -38,4 +38,18 @@ void throw_no_choice(const std::string& option, const std::string& found,
       fmt::format("--{} is '{}', but must be one of {}", option, found, fmt::join(choices, ", ")));
 }
 
+Option collectives(std::string name, std::string& target) {
+  return choice<std::string>(
+      std::move(name),
+      "how gradients and parameters travel: auto, the best that the machine and the placement of "
+      "ranks allow; shared, memory of one node; hierarchical, shared on each node and MPI between "
+      "nodes; mpi; nccl, between GPUs",
+      target,
+      {{"auto", "auto"},
+       {"shared", "shared"},
+       {"hierarchical", "hierarchical"},
+       {"mpi", "mpi"},
+       {"nccl", "nccl"}});
+}
+
 }  // namespace shardmix::cli

@@ -84,4 +84,7 @@ template <class Value>
   return {name, value, fmt::format("{} (default: {})", help, now), set};
 }
 
+/// How buckets travel between ranks.
+[[nodiscard]] Option collectives(std::string name, std::string& target);
+
 }  // namespace shardmix::cli

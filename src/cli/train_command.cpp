@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
+#include <chrono>
+#include <cmath>
 #include <exception>
 
 #include "cli/commands.hpp"
+#include "cli/ranks.hpp"
 #include "cli/train_options.hpp"
-#include "comm/abort.hpp"
 #include "comm/agree.hpp"
 #include "comm/runtime_impl.hpp"
 #include "shardmix/error.hpp"
@@ -24,6 +26,10 @@ std::exception_ptr error_of(Function&& parse) {
   return nullptr;
 }
 
+std::chrono::milliseconds milliseconds_of(double seconds) {
+  return std::chrono::milliseconds(std::llround(1e3 * seconds));
+}
+
 void rethrow(const std::exception_ptr& error) {
   if (error) std::rethrow_exception(error);
 }
@@ -32,13 +38,6 @@ int train_on(Runtime& runtime, const train::TrainOptions& options,
              const std::exception_ptr& option_error) {
   comm::agreed(runtime.impl().collectives(), [&] { rethrow(option_error); });
   return train::train(runtime, options);
-}
-
-/// Ends all ranks: after such an error they no longer do the same things.
-[[noreturn]] void end_all(const Runtime& runtime, const std::exception& error) {
-  complain(runtime.size() == 1 ? std::string(error.what())
-                               : fmt::format("rank {}: {}", runtime.rank(), error.what()));
-  comm::abort_all(exit_failure);
 }
 
 }  // namespace
@@ -82,17 +81,11 @@ int train_command(const Arguments& arguments, int& argc, char**& argv) {
   // be used.
   Runtime runtime(argc, argv,
                   error ? RuntimeOptions{}
-                        : RuntimeOptions{.device = options.device, .threads = options.threads});
-  try {
-    return train_on(runtime, options, error);
-  } catch (const CommError& failure) {
-    end_all(runtime, failure);
-  } catch (const Error& failure) {
-    if (runtime.is_root()) complain(failure.what());
-    return dynamic_cast<const ConfigError*>(&failure) != nullptr ? exit_usage : exit_failure;
-  } catch (const std::exception& failure) {
-    end_all(runtime, failure);
-  }
+                        : RuntimeOptions{.device = options.device,
+                                         .threads = options.threads,
+                                         .collectives = options.collectives,
+                                         .deadline = milliseconds_of(options.deadline)});
+  return run_on_ranks(runtime, [&] { return train_on(runtime, options, error); });
 }
 
 }  // namespace shardmix::cli

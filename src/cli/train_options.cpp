@@ -129,6 +129,11 @@ OptionGroup machine_options(TrainOptions& o) {
                      {{"host", DeviceKind::host}, {"cuda", DeviceKind::cuda}}),
               number("threads", "N", "host threads of a rank; 0: its share of the node's cores",
                      o.threads),
+              collectives("collectives", o.collectives),
+              number("deadline", "S",
+                     "seconds that a rank waits for the others in one operation, before all end "
+                     "with an error that names the rank at fault",
+                     o.deadline),
           }};
 }
 

@@ -66,7 +66,9 @@ struct TrainOptions {
   RuleOptions rule;
 
   DeviceKind device = DeviceKind::host;
-  int threads = 0;  ///< of each rank; 0: its share of the node's cores
+  int threads = 0;                   ///< of each rank; 0: its share of the node's cores
+  std::string collectives = "auto";  ///< see RuntimeOptions
+  double deadline = 600.0;           ///< seconds
 
   std::int64_t eval_every = 100;        ///< steps between held-out losses; 0: at the end alone
   std::int64_t eval_sequences = 64;     ///< of a held-out loss, over all ranks; 0: none at all

@@ -77,6 +77,7 @@ void TrainingRun::describe_run() const {
                format_bytes(data_.split().training), format_bytes(data_.split().held_out));
   runtime_.log("ranks {}, each {}; {} sequences a step in {} micro-batch(es) a rank",
                runtime_.size(), runtime_.device_description(), options_.batch, plan_.micro_batches);
+  runtime_.log("collectives {}", runtime_.collectives_description());
   runtime_.log("rule {}, clip {:g}", state_.rule, optimizer_.options().clip_norm);
   const auto memory = gather_memory(collectives_, optimizer_.memory());
   runtime_.log("{}", memory_table(memory));

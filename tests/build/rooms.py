@@ -12,13 +12,13 @@ BELOW = {
     "comm": {"device"},
     "optimizer": {"math", "layout", "device", "comm"},
     "checkpoint": {"math", "layout", "comm", "optimizer"},
-    "bench": {"math", "device"},
+    "bench": {"math", "device", "comm"},
     "train": {"math", "comm"},
     "cli": {"train", "bench", "comm"},
 }
 # Which libraries a room alone may know.
 OWNERS = {
-    "mpi.h": {"comm"},
+    "mpi.h": {"comm", "bench"},
     "nccl.h": {"comm"},
     "cuda_runtime.h": {"comm", "device"},
     "hdf5.h": {"checkpoint"},

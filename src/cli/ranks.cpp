@@ -1,0 +1,36 @@
+#include "cli/ranks.hpp"
+
+#include <fmt/format.h>
+
+#include <exception>
+#include <string>
+
+#include "cli/commands.hpp"
+#include "comm/abort.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix::cli {
+namespace {
+
+[[noreturn]] void end_all(const Runtime& runtime, const std::exception& error) {
+  complain(runtime.size() == 1 ? std::string(error.what())
+                               : fmt::format("rank {}: {}", runtime.rank(), error.what()));
+  comm::abort_all(exit_failure);
+}
+
+}  // namespace
+
+int run_on_ranks(const Runtime& runtime, const std::function<int()>& work) {
+  try {
+    return work();
+  } catch (const CommError& failure) {
+    end_all(runtime, failure);
+  } catch (const Error& failure) {
+    if (runtime.is_root()) complain(failure.what());
+    return dynamic_cast<const ConfigError*>(&failure) != nullptr ? exit_usage : exit_failure;
+  } catch (const std::exception& failure) {
+    end_all(runtime, failure);
+  }
+}
+
+}  // namespace shardmix::cli
