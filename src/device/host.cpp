@@ -69,7 +69,7 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
     if (task.sum != nullptr) copy<n>(total, task.sum + first);
     if (task.block_squares != nullptr) {
       task.block_squares[first / n] =
-          are_usable<n>(total) ? sum_of_squares<n>(total) : std::numeric_limits<double>::infinity();
+          are_usable<n>(total) ? sum_of_squares(total) : std::numeric_limits<double>::infinity();
     }
   }
 }

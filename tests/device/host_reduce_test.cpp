@@ -70,11 +70,21 @@ float tree(const std::vector<Source>& sources, std::size_t begin, std::size_t en
   return tree(sources, begin, begin + left, i) + tree(sources, begin + left, end, i);
 }
 
-/// The balanced tree over neighbours of the squares of [begin, end).
-double squares_tree(const std::vector<float>& values, std::size_t begin, std::size_t end) {
-  if (end - begin == 1) return double{values[begin]} * values[begin];
+/// As documented: rows of 32 as a balanced tree for each column, then columns over neighbours.
+double balanced(const std::vector<double>& terms, std::size_t begin, std::size_t end) {
+  if (end - begin == 1) return terms[begin];
   const std::size_t middle = (begin + end) / 2;
-  return squares_tree(values, begin, middle) + squares_tree(values, middle, end);
+  return balanced(terms, begin, middle) + balanced(terms, middle, end);
+}
+
+double squares_tree(const std::vector<float>& values, std::size_t begin, std::size_t end) {
+  std::vector<double> columns;
+  for (std::size_t column = begin; column < begin + 32; ++column) {
+    std::vector<double> rows;
+    for (std::size_t i = column; i < end; i += 32) rows.push_back(double{values[i]} * values[i]);
+    columns.push_back(balanced(rows, 0, rows.size()));
+  }
+  return balanced(columns, 0, columns.size());
 }
 
 TEST(HostReduce, SumsAsABinaryTreeOverTheRanks) {
