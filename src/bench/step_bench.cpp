@@ -321,7 +321,7 @@ class Transport final : public Contestant {
       const std::int64_t blocks =
           std::min(options.bucket_elements, options.parameters - begin) / block_elements;
       comm::SlicedBucket& bucket = buckets_.emplace_back(
-          comm::SlicedBucket{.data = memory_.data() + begin * width, .dtype = options.dtype});
+          comm::SlicedBucket{.data = memory_.data() + begin * width, .dtype = options.dtype, .cuts = {}});
       for (int r = 0; r <= size; ++r)
         bucket.cuts.push_back(blocks * r / size * block_elements * width);
       sums_.emplace_back(*runtime_.impl().device, bucket.slice_bytes(runtime_.rank()) / width * 4);
