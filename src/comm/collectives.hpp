@@ -100,7 +100,6 @@ class Collectives {
   [[nodiscard]] virtual std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket,
                                                              Written written) = 0;
 
-  void all_reduce_sum(std::span<double> values);
   void all_reduce_sum(std::span<std::int64_t> values);
   void all_reduce_min(std::span<std::int64_t> values);
   void all_reduce_max(std::span<std::int64_t> values);

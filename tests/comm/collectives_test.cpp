@@ -186,10 +186,10 @@ class ScalarsTest : public ::testing::Test {
 };
 
 TEST_F(ScalarsTest, AreReduced) {
-  std::array<double, 2> sums{1.5, static_cast<double>(rank_)};
+  std::array<std::int64_t, 2> sums{1'000'000'000'000, rank_};
   collectives_.all_reduce_sum(sums);
-  EXPECT_EQ(sums[0], 1.5 * size_);
-  EXPECT_EQ(sums[1], size_ * (size_ - 1) / 2.0);
+  EXPECT_EQ(sums[0], 1'000'000'000'000 * size_);
+  EXPECT_EQ(sums[1], size_ * (size_ - 1) / 2);
   std::array<std::int64_t, 1> least{10 - rank_};
   collectives_.all_reduce_min(least);
   EXPECT_EQ(least[0], 11 - size_);
