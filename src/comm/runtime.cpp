@@ -93,7 +93,7 @@ Runtime::Impl::~Impl() {
     try {
       collectives().barrier();
     } catch (const std::exception& error) {
-      fmt::print(stderr, "rank {}, at the end: {}\n", collectives().rank(), error.what());
+      print_line(fmt::format("rank {}, at the end: {}", collectives().rank(), error.what()));
     }
   }
   if (group->watch().over()) mpi->abandon();

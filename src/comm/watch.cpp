@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +15,7 @@
 #include <exception>
 #include <fstream>
 #include <limits>
-#include <memory>
+#include <optional>
 #include <ranges>
 #include <thread>
 
@@ -43,6 +45,23 @@ int process_handle(std::int64_t process) {
 #endif
 }
 
+/// How a process that is gone ended, where the kernel tells it (Linux 6.15): as waitpid() has it.
+std::optional<int> find_exit_status(int handle) {
+  // linux/pidfd.h of older systems lacks these.
+  struct Info {
+    std::uint64_t mask = 0;
+    std::uint64_t control_group = 0;
+    std::array<std::uint32_t, 11> ids{};
+    std::int32_t exit_status = 0;
+  };
+  static_assert(sizeof(Info) == 64);
+  constexpr unsigned long get_info = _IOWR(0xFF, 11, Info);
+  constexpr std::uint64_t exit_wanted = 1U << 3U;
+  Info info{.mask = exit_wanted};
+  if (ioctl(handle, get_info, &info) != 0 || (info.mask & exit_wanted) == 0) return std::nullopt;
+  return info.exit_status;
+}
+
 /// Whether a process of this node is stopped, by SIGSTOP or a debugger.
 bool is_process_stopped(std::int64_t process) {
   std::ifstream file(fmt::format("/proc/{}/stat", process));
@@ -51,6 +70,18 @@ bool is_process_stopped(std::int64_t process) {
   const std::size_t name_end = line.rfind(')');
   return name_end + 2 < line.size() && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
 }
+
+/// Counts a thread while it lives.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int>& count) : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<int>& count_;
+};
 
 double seconds(milliseconds time) {
   return static_cast<double>(time.count()) / 1000.0;
@@ -72,7 +103,8 @@ Member this_member() {
 
 enum class NoteKind : std::int32_t { question, answer, verdict, heard };
 
-/// What ranks send each other about themselves.
+/// What ranks send each other about themselves. Small enough that MPI sends it without being asked
+/// for it.
 struct Watch::Note {
   NoteKind kind = NoteKind::question;
   std::int32_t inquiry = 0;
@@ -104,7 +136,10 @@ Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vect
 
 Watch::~Watch() {
   for (const auto& [rank, handle] : process_handles_) close(handle);
-  if (over()) return;
+  if (over()) {
+    (void)new std::list<Sent>(std::move(sent_));  // MPI may go on reading them
+    return;
+  }
   for (Sent& s : sent_) {
     if (s.request != MPI_REQUEST_NULL) MPI_Request_free(&s.request);
   }
@@ -122,22 +157,21 @@ milliseconds Watch::grace() const {
 
 void Watch::wait(std::string_view what, const std::function<bool()>& done) {
   throw_verdict();
-  ++waiting_;
-  const std::unique_ptr<std::atomic<int>, void (*)(std::atomic<int>*)> no_longer(
-      &waiting_, [](std::atomic<int>* waiting) { --*waiting; });
+  const Counted waiting(waiting_);
+  std::string cause;  // what MPI threw: it met a broken connection, say
+  const auto poll_done = [&] {
+    try {
+      return cause.empty() && done();
+    } catch (const CommError& error) {
+      cause = error.what();
+      return false;
+    }
+  };
   const auto start = Clock::now();
   auto looked = start;
   Backoff backoff;
   for (;;) {
-    try {
-      if (done()) return;
-    } catch (const CommError& error) {
-      // MPI met a broken connection: find out whose.
-      if (inquire(
-              what, [] { return false; }, error.what()))
-        return;
-      throw;
-    }
+    if (poll_done()) return;
     backoff.pause();
     const auto now = Clock::now();
     if (now - looked < between_looks) continue;
@@ -145,7 +179,11 @@ void Watch::wait(std::string_view what, const std::function<bool()>& done) {
     listen();
     throw_verdict();
     look_for_dead(what);
-    if (now - start > deadline_ && inquire(what, done, "")) return;
+    if (cause.empty() && now - start <= deadline_) continue;
+    if (inquire(what, poll_done)) return;
+    judge(cause.empty()
+              ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
+              : fmt::format("rank {} waited for {} ({})", rank_, what, cause));
   }
 }
 
@@ -249,19 +287,25 @@ std::vector<int> Watch::find_dead() const {
 }
 
 void Watch::look_for_dead(std::string_view what) {
-  const std::vector<int> dead = find_dead();
+  std::vector<int> dead = find_dead();
   if (dead.empty()) return;
-  // One that told why it ends is worth more than that it has ended.
-  for (const auto end = Clock::now() + legacy; Clock::now() < end;) {
+  // One that told why it ends is worth more than that it has ended. Who ended unasked and without a
+  // word may have been ended by MPI, after the end of a rank of another node: its neighbours know.
+  const auto killed = [this](int rank) { return condition(rank).killed; };
+  const bool has_others = process_handles_.size() + 1 < members_.size();
+  const auto start = Clock::now();
+  while (Clock::now() < start + legacy || (has_others && Clock::now() < start + legacy + grace() &&
+                                           std::ranges::none_of(dead, killed))) {
     listen();
     throw_verdict();
     std::this_thread::sleep_for(milliseconds(1));
   }
+  if (std::ranges::any_of(dead, killed))
+    std::erase_if(dead, [&](int rank) { return !killed(rank); });
   conclude(fmt::format("{} died, while rank {} waited for {}", describe(dead), rank_, what), dead);
 }
 
-bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
-                    std::string_view cause) {
+bool Watch::inquire(std::string_view what, const std::function<bool()>& done) {
   const auto own = static_cast<std::size_t>(rank_);
   {
     const std::scoped_lock lock(mutex_);
@@ -281,6 +325,10 @@ bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
     look_for_dead(what);
     std::this_thread::sleep_for(milliseconds(1));
   }
+  return false;
+}
+
+void Watch::judge(std::string_view waited) {
   std::vector<int> silent;
   std::vector<int> stopped;
   std::vector<int> elsewhere;  // of those that compute, who is least far
@@ -292,7 +340,7 @@ bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
       const Answer& answer = answers_[static_cast<std::size_t>(r)];
       if (answer.entered < 0) {
         silent.push_back(r);
-        if (is_stopped(r)) stopped.push_back(r);
+        if (condition(r).stopped) stopped.push_back(r);
       } else if (answer.state == State::ends) {
         ended.push_back(r);
       } else if (answer.state == State::computes && answer.entered <= least) {
@@ -304,9 +352,6 @@ bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
   }
   // Another one's silence may be due to it.
   if (!stopped.empty()) silent = stopped;
-  const std::string waited =
-      cause.empty() ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
-                    : fmt::format("rank {} waited for {} ({})", rank_, what, cause);
   if (!silent.empty()) {
     conclude(
         fmt::format("no answer from {}: stuck, stopped or cut off; {}", describe(silent), waited),
@@ -345,10 +390,17 @@ void Watch::conclude(const std::string& verdict, const std::vector<int>& culprit
   std::terminate();  // a verdict always throws
 }
 
-bool Watch::is_stopped(int rank) const {
-  const bool is_near = std::ranges::find(process_handles_, rank, &std::pair<int, int>::first) !=
-                       process_handles_.end();
-  return is_near && is_process_stopped(members_[static_cast<std::size_t>(rank)].process);
+Watch::Condition Watch::condition(int rank) const {
+  const auto found = std::ranges::find(process_handles_, rank, &std::pair<int, int>::first);
+  if (found == process_handles_.end()) return {};
+  if (const auto status = find_exit_status(found->second)) {
+    if (WIFSIGNALED(*status))
+      return {.killed = true, .text = fmt::format(", ended by signal {}", WTERMSIG(*status))};
+    return {.text = fmt::format(", ended with exit code {}", WEXITSTATUS(*status))};
+  }
+  if (is_process_stopped(members_[static_cast<std::size_t>(rank)].process))
+    return {.stopped = true, .text = ", stopped by a signal"};
+  return {};
 }
 
 std::string Watch::describe(const std::vector<int>& ranks) const {
@@ -356,7 +408,7 @@ std::string Watch::describe(const std::vector<int>& ranks) const {
   for (const int r : ranks | std::views::take(most_described)) {
     const Member& member = members_[static_cast<std::size_t>(r)];
     text += fmt::format("{}rank {} (host {}, process {}{})", text.empty() ? "" : ", ", r,
-                        member.host, member.process, is_stopped(r) ? ", stopped by a signal" : "");
+                        member.host, member.process, condition(r).text);
   }
   if (ranks.size() > most_described)
     text += fmt::format(" and {} more", ranks.size() - most_described);

@@ -89,9 +89,17 @@ class Watch {
   [[nodiscard]] std::vector<int> find_dead() const;
   void look_for_dead(std::string_view what);
   /// Asks all ranks, and waits for answers or for `done`. True if it became true.
-  bool inquire(std::string_view what, const std::function<bool()>& done, std::string_view cause);
+  bool inquire(std::string_view what, const std::function<bool()>& done);
+  /// Concludes from the answers. `waited`: who waited for what.
+  [[noreturn]] void judge(std::string_view waited);
   [[noreturn]] void conclude(const std::string& verdict, const std::vector<int>& culprits);
-  [[nodiscard]] bool is_stopped(int rank) const;
+  /// What the system knows of a process of this node.
+  struct Condition {
+    bool stopped = false;
+    bool killed = false;  ///< by a signal
+    std::string text = {};
+  };
+  [[nodiscard]] Condition condition(int rank) const;
   [[nodiscard]] std::string describe(const std::vector<int>& ranks) const;
   /// For answers and verdicts, beyond the deadline.
   [[nodiscard]] std::chrono::milliseconds grace() const;
