@@ -7,6 +7,7 @@
 
 #include "cli/commands.hpp"
 #include "comm/abort.hpp"
+#include "comm/runtime_impl.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::cli {
@@ -15,7 +16,7 @@ namespace {
 [[noreturn]] void end_all(const Runtime& runtime, const std::exception& error) {
   complain(runtime.size() == 1 ? std::string(error.what())
                                : fmt::format("rank {}: {}", runtime.rank(), error.what()));
-  comm::abort_all(exit_failure);
+  comm::end_process(*runtime.impl().group, error.what(), exit_failure);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 #include "comm/group.hpp"
 
 #include <array>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <vector>
 
+#include "comm/abort.hpp"
 #include "comm/mpi_check.hpp"
 
 namespace shardmix::comm {
@@ -70,11 +73,14 @@ Group::Group(MPI_Comm communicator, std::chrono::milliseconds deadline)
 }
 
 Group::~Group() {
-  if (std::uncaught_exceptions() > 0) {
-    watch_->leave();
-  } else {
-    MPI_Comm_free(&communicator_);
-  }
+  if (std::uncaught_exceptions() > 0) watch_->leave();
+  if (!watch_->over()) MPI_Comm_free(&communicator_);
+}
+
+void end_process(const Group& group, std::string_view error, int exit_code) noexcept {
+  group.watch().leave(error);
+  std::fflush(nullptr);
+  std::_Exit(exit_code);
 }
 
 }  // namespace shardmix::comm

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstring>
-#include <exception>
 #include <vector>
 
 #include "comm/messages.hpp"
@@ -34,7 +33,7 @@ class HierarchicalCollectives final : public Collectives {
         progress_(group.watch(), group.allows_threads()) {}
 
   ~HierarchicalCollectives() override {
-    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&communicator_);
+    if (!group().watch().over()) MPI_Comm_free(&communicator_);
   }
 
   std::string_view name() const noexcept override { return "hierarchical"; }

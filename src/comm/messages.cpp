@@ -1,16 +1,8 @@
 #include "comm/messages.hpp"
 
-#include <exception>
-
 #include "comm/mpi_chunks.hpp"
 
 namespace shardmix::comm {
-
-Messages::~Messages() {
-  if (!requests_.empty() && std::uncaught_exceptions() == 0) {
-    MPI_Waitall(static_cast<int>(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
-  }
-}
 
 void Messages::send(const std::byte* data, std::int64_t bytes, int to) {
   in_chunks(const_cast<std::byte*>(data), bytes, [&](std::byte* chunk, int count) {

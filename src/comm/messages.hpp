@@ -8,16 +8,12 @@
 
 namespace shardmix::comm {
 
-/// Non-blocking sends and receives of one operation.
+/// Non-blocking sends and receives of one operation. MPI may use their memory until they are done.
 class Messages {
  public:
   Messages(MPI_Comm communicator, int tag) : communicator_(communicator), tag_(tag) {}
   Messages(const Messages&) = delete;
   Messages& operator=(const Messages&) = delete;
-
-  /// MPI may use the memory until they are done. Not while an exception ends this rank: a peer may
-  /// be gone.
-  ~Messages();
 
   void send(const std::byte* data, std::int64_t bytes, int to);
   void receive(std::byte* data, std::int64_t bytes, int from);

@@ -1,9 +1,7 @@
-#include <cstdlib>
 #include <source_location>
 
 #include <fmt/format.h>
 
-#include "comm/abort.hpp"
 #include "comm/messages.hpp"
 #include "comm/mpi_check.hpp"
 #include "comm/progress.hpp"
@@ -22,11 +20,6 @@ void check(int status, const char* call, std::source_location where) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   throw CommError(fmt::format("{} failed on rank {} ({}:{}): {}", call, rank, where.file_name(),
                               where.line(), text));
-}
-
-void abort_all(int exit_code) noexcept {
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  std::abort();  // MPI_Abort doesn't return
 }
 
 namespace {
@@ -61,7 +54,9 @@ class MpiCollectives final : public Collectives {
         staging_(device),
         progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
 
-  ~MpiCollectives() override { MPI_Comm_free(&communicator_); }
+  ~MpiCollectives() override {
+    if (!group().watch().over()) MPI_Comm_free(&communicator_);
+  }
 
   std::string_view name() const noexcept override { return "mpi"; }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;

@@ -32,6 +32,7 @@ void Progress::start(std::shared_ptr<Operation> operation) {
 
 /// The caller holds the lock.
 void Progress::drive() {
+  if (watch_.over()) return;
   std::erase_if(operations_, [](const std::shared_ptr<Operation>& operation) {
     try {
       if (!operation->advance()) return false;
@@ -57,7 +58,7 @@ void Progress::wait(const Operation& operation, std::string_view what) {
 }
 
 bool Progress::leave(const Operation& operation) noexcept {
-  if (!operation.done() && std::uncaught_exceptions() == 0) {
+  if (!operation.done() && !watch_.over()) {
     try {
       wait(operation, "an operation under way");
     } catch (const std::exception&) {  // who waits next meets it again
@@ -72,7 +73,7 @@ void Progress::run() {
   auto listened = std::chrono::steady_clock::now();
   std::unique_lock lock(mutex_);
   while (!ends_) {
-    if (operations_.empty()) {
+    if (operations_.empty() || watch_.over()) {
       has_work_.wait_for(lock, std::chrono::milliseconds(50));
       backoff.reset();
     } else {

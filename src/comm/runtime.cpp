@@ -19,19 +19,14 @@ namespace {
 
 using comm::check;
 
-/// Starts MPI if no one has; the returned object ends it again if it was this one that started it.
-std::shared_ptr<void> start_mpi(int& argc, char**& argv) {
+/// Starts MPI if no one has.
+std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv) {
   int running = 0;
   check(MPI_Initialized(&running), "MPI_Initialized");
   if (running != 0) return nullptr;
   int provided = 0;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
-  return {static_cast<void*>(nullptr), [](void*) {
-            // While an exception unwinds this rank, the others may be waiting for it in a
-            // collective, where MPI_Finalize would join them for ever. Without it the launcher sees
-            // a failed rank and ends the job.
-            if (std::uncaught_exceptions() == 0) MPI_Finalize();
-          }};
+  return std::make_unique<Runtime::Impl::Mpi>();
 }
 
 /// Cores that the ranks of this rank's node may run on, together.
@@ -58,7 +53,7 @@ int thread_count(const RuntimeOptions& options, int node_cores, int node_ranks,
 }
 
 std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOptions& options,
-                                         std::shared_ptr<void> mpi) {
+                                         std::unique_ptr<Runtime::Impl::Mpi> mpi) {
   auto impl = std::make_unique<Runtime::Impl>();
   impl->mpi = std::move(mpi);
   impl->group = std::make_unique<comm::Group>(comm::duplicate(communicator), options.deadline);
@@ -85,6 +80,24 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
 }
 
 }  // namespace
+
+Runtime::Impl::Mpi::~Mpi() {
+  // Without it the launcher sees a failed rank and ends the job.
+  if (!is_abandoned_ && std::uncaught_exceptions() == 0) MPI_Finalize();
+}
+
+Runtime::Impl::~Impl() {
+  if (!mpi || !collectives_owner) return;
+  if (!group->watch().over()) {
+    group->watch().end();
+    try {
+      collectives().barrier();
+    } catch (const std::exception& error) {
+      print_line(fmt::format("rank {}, at the end: {}", collectives().rank(), error.what()));
+    }
+  }
+  if (group->watch().over()) mpi->abandon();
+}
 
 Runtime::Runtime(int& argc, char**& argv, const RuntimeOptions& options) {
   auto mpi = start_mpi(argc, argv);

@@ -11,7 +11,23 @@ namespace shardmix {
 
 /// What stands behind a Runtime, for the rooms above. Members end in reverse order: MPI last.
 struct Runtime::Impl {
-  std::shared_ptr<void> mpi;  ///< keeps MPI alive where this runtime started it
+  /// MPI, where this runtime started it.
+  class Mpi {
+   public:
+    Mpi() = default;
+    Mpi(const Mpi&) = delete;
+    Mpi& operator=(const Mpi&) = delete;
+    ~Mpi();
+    /// It isn't ended: that would join the other ranks, which may never come.
+    void abandon() noexcept { is_abandoned_ = true; }
+
+   private:
+    bool is_abandoned_ = false;
+  };
+
+  ~Impl();
+
+  std::unique_ptr<Mpi> mpi;
   int threads = 1;
   std::unique_ptr<comm::Group> group;
   std::unique_ptr<device::Device> device;

@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "comm/node_memory.hpp"
+#include "comm/progress.hpp"
 #include "comm/transports.hpp"
 
 namespace shardmix::comm {
@@ -9,7 +10,9 @@ namespace {
 class SharedCollectives final : public Collectives {
  public:
   SharedCollectives(Group& group, device::Device& device)
-      : Collectives(group, device), memory_(*this) {}
+      : Collectives(group, device),
+        memory_(*this),
+        progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
 
   std::string_view name() const noexcept override { return "shared"; }
   device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
@@ -25,6 +28,7 @@ class SharedCollectives final : public Collectives {
   NodeMemory memory_;
   std::int64_t reductions_ = 0;
   std::int64_t gathers_ = 0;
+  Progress progress_;  ///< of no operation: it answers other ranks while this one computes
 };
 
 class SharedReduction final : public Reduction {

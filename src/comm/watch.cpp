@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +14,9 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <limits>
+#include <optional>
+#include <ranges>
 #include <thread>
 
 #include "comm/backoff.hpp"
@@ -26,6 +31,11 @@ namespace {
 
 constexpr int tag = 1;
 constexpr milliseconds between_looks{20};
+/// In which a message that was sent in time is found among others.
+constexpr milliseconds delivery{20};
+/// In which a neighbour that is gone may have left a verdict.
+constexpr milliseconds legacy{200};
+constexpr std::size_t most_described = 16;
 
 int process_handle(std::int64_t process) {
 #if defined(SYS_pidfd_open)
@@ -35,14 +45,43 @@ int process_handle(std::int64_t process) {
 #endif
 }
 
+/// How a process that is gone ended, where the kernel tells it (Linux 6.15): as waitpid() has it.
+std::optional<int> find_exit_status(int handle) {
+  // linux/pidfd.h of older systems lacks these.
+  struct Info {
+    std::uint64_t mask = 0;
+    std::uint64_t control_group = 0;
+    std::array<std::uint32_t, 11> ids{};
+    std::int32_t exit_status = 0;
+  };
+  static_assert(sizeof(Info) == 64);
+  constexpr unsigned long get_info = _IOWR(0xFF, 11, Info);
+  constexpr std::uint64_t exit_wanted = 1U << 3U;
+  Info info{.mask = exit_wanted};
+  if (ioctl(handle, get_info, &info) != 0 || (info.mask & exit_wanted) == 0) return std::nullopt;
+  return info.exit_status;
+}
+
 /// Whether a process of this node is stopped, by SIGSTOP or a debugger.
-bool is_stopped(std::int64_t process) {
+bool is_process_stopped(std::int64_t process) {
   std::ifstream file(fmt::format("/proc/{}/stat", process));
   std::string line;
   std::getline(file, line);
   const std::size_t name_end = line.rfind(')');
   return name_end + 2 < line.size() && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
 }
+
+/// Counts a thread while it lives.
+class Counted {
+ public:
+  explicit Counted(std::atomic<int>& count) : count_(count) { ++count_; }
+  ~Counted() { --count_; }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+
+ private:
+  std::atomic<int>& count_;
+};
 
 double seconds(milliseconds time) {
   return static_cast<double>(time.count()) / 1000.0;
@@ -62,14 +101,16 @@ Member this_member() {
   return member;
 }
 
-enum class NoteKind : std::int32_t { question, answer, verdict };
+enum class NoteKind : std::int32_t { question, answer, verdict, heard };
 
-/// What ranks send each other about themselves.
+/// What ranks send each other about themselves. Small enough that MPI sends it without being asked
+/// for it.
 struct Watch::Note {
   NoteKind kind = NoteKind::question;
   std::int32_t inquiry = 0;
   std::int64_t entered = 0;
-  std::array<char, 496> text{};
+  State state = State::computes;
+  std::array<char, 2000> text{};
 };
 
 struct Watch::Sent {
@@ -82,7 +123,7 @@ Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vect
     : communicator_(communicator),
       members_(std::move(members)),
       deadline_(deadline),
-      answers_(members_.size(), -1) {
+      answers_(members_.size()) {
   check(MPI_Comm_rank(communicator, &rank_), "MPI_Comm_rank");
   const Member& own = members_[static_cast<std::size_t>(rank_)];
   for (const int r : neighbours) {
@@ -95,27 +136,42 @@ Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vect
 
 Watch::~Watch() {
   for (const auto& [rank, handle] : process_handles_) close(handle);
-  if (std::uncaught_exceptions() > 0) return;
+  if (over()) {
+    (void)new std::list<Sent>(std::move(sent_));  // MPI may go on reading them
+    return;
+  }
   for (Sent& s : sent_) {
     if (s.request != MPI_REQUEST_NULL) MPI_Request_free(&s.request);
   }
   MPI_Comm_free(&communicator_);
 }
 
+void Watch::enter() {
+  throw_verdict();
+  ++entered_;
+}
+
+milliseconds Watch::grace() const {
+  return std::clamp(deadline_ / 4, milliseconds(200), milliseconds(5000));
+}
+
 void Watch::wait(std::string_view what, const std::function<bool()>& done) {
+  throw_verdict();
+  const Counted waiting(waiting_);
+  std::string cause;  // what MPI threw: it met a broken connection, say
+  const auto poll_done = [&] {
+    try {
+      return cause.empty() && done();
+    } catch (const CommError& error) {
+      cause = error.what();
+      return false;
+    }
+  };
   const auto start = Clock::now();
   auto looked = start;
   Backoff backoff;
   for (;;) {
-    try {
-      if (done()) return;
-    } catch (const CommError& error) {
-      // MPI met a broken connection: find out whose.
-      if (inquire(
-              what, [] { return false; }, error.what()))
-        return;
-      throw;
-    }
+    if (poll_done()) return;
     backoff.pause();
     const auto now = Clock::now();
     if (now - looked < between_looks) continue;
@@ -123,7 +179,11 @@ void Watch::wait(std::string_view what, const std::function<bool()>& done) {
     listen();
     throw_verdict();
     look_for_dead(what);
-    if (now - start > deadline_ && inquire(what, done, "")) return;
+    if (cause.empty() && now - start <= deadline_) continue;
+    if (inquire(what, poll_done)) return;
+    judge(cause.empty()
+              ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
+              : fmt::format("rank {} waited for {} ({})", rank_, what, cause));
   }
 }
 
@@ -137,7 +197,7 @@ void Watch::finish(MPI_Request& request, std::string_view what) {
 
 void Watch::listen() {
   const std::unique_lock lock(mutex_, std::try_to_lock);
-  if (!lock.owns_lock()) return;
+  if (!lock.owns_lock() || over_) return;
   for (;;) {
     int arrived = 0;
     MPI_Status status;
@@ -161,13 +221,23 @@ void Watch::listen() {
 void Watch::take(const Note& note, int from) {
   switch (note.kind) {
     case NoteKind::question:
-      post({.kind = NoteKind::answer, .inquiry = note.inquiry, .entered = entered_.load()}, from);
+      post({.kind = NoteKind::answer,
+            .inquiry = note.inquiry,
+            .entered = entered_.load(),
+            .state = state()},
+           from);
       break;
     case NoteKind::answer:
-      if (note.inquiry == inquiry_) answers_[static_cast<std::size_t>(from)] = note.entered;
+      if (note.inquiry == inquiry_)
+        answers_[static_cast<std::size_t>(from)] = {note.entered, note.state};
       break;
     case NoteKind::verdict:
       if (verdict_.empty()) verdict_ = note.text.data();
+      unheard_.erase(from);
+      post({.kind = NoteKind::heard}, from);
+      break;
+    case NoteKind::heard:
+      unheard_.erase(from);
       break;
   }
 }
@@ -182,69 +252,122 @@ void Watch::post(const Note& note, int to) {
 }
 
 void Watch::throw_verdict() {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (verdict_.empty()) return;
+  }
+  if (!over_) settle();
   const std::scoped_lock lock(mutex_);
-  if (!verdict_.empty()) throw CommError(verdict_);
+  over_ = true;
+  throw CommError(verdict_);
 }
 
-void Watch::look_for_dead(std::string_view what) {
+void Watch::settle() {
+  const auto start = Clock::now();
+  const auto all_heard = [this] {
+    const std::scoped_lock lock(mutex_);
+    for (const int r : find_dead()) unheard_.erase(r);
+    return unheard_.empty();
+  };
+  while (Clock::now() < start + delivery || (!all_heard() && Clock::now() < start + grace())) {
+    listen();
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+}
+
+std::vector<int> Watch::find_dead() const {
   std::vector<pollfd> handles;
   for (const auto& [rank, handle] : process_handles_) handles.push_back({handle, POLLIN, 0});
-  if (handles.empty() || poll(handles.data(), handles.size(), 0) <= 0) return;
-  // One that told why it ends is worth more than that it has ended.
-  listen();
-  throw_verdict();
   std::vector<int> dead;
+  if (handles.empty() || poll(handles.data(), handles.size(), 0) <= 0) return dead;
   for (std::size_t i = 0; i < handles.size(); ++i) {
     if (handles[i].revents != 0) dead.push_back(process_handles_[i].first);
   }
+  return dead;
+}
+
+void Watch::look_for_dead(std::string_view what) {
+  std::vector<int> dead = find_dead();
+  if (dead.empty()) return;
+  // One that told why it ends is worth more than that it has ended. Who ended unasked and without a
+  // word may have been ended by MPI, after the end of a rank of another node: its neighbours know.
+  const auto killed = [this](int rank) { return condition(rank).killed; };
+  const bool has_others = process_handles_.size() + 1 < members_.size();
+  const auto start = Clock::now();
+  while (Clock::now() < start + legacy || (has_others && Clock::now() < start + legacy + grace() &&
+                                           std::ranges::none_of(dead, killed))) {
+    listen();
+    throw_verdict();
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  if (std::ranges::any_of(dead, killed))
+    std::erase_if(dead, [&](int rank) { return !killed(rank); });
   conclude(fmt::format("{} died, while rank {} waited for {}", describe(dead), rank_, what), dead);
 }
 
-bool Watch::inquire(std::string_view what, const std::function<bool()>& done,
-                    std::string_view cause) {
+bool Watch::inquire(std::string_view what, const std::function<bool()>& done) {
   const auto own = static_cast<std::size_t>(rank_);
   {
     const std::scoped_lock lock(mutex_);
     ++inquiry_;
-    std::ranges::fill(answers_, -1);
-    answers_[own] = entered_.load();
+    std::ranges::fill(answers_, Answer{});
+    answers_[own] = {entered_.load(), state()};
     for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
       if (r != rank_) post({.kind = NoteKind::question, .inquiry = inquiry_}, r);
     }
   }
-  const auto end = Clock::now() + std::clamp(deadline_ / 4, milliseconds(200), milliseconds(5000));
-  while (Clock::now() < end) {
+  // All of it, even when all have answered: a run that was stopped as a whole has passed its
+  // deadline when it goes on.
+  for (const auto end = Clock::now() + grace(); Clock::now() < end;) {
     if (done()) return true;
     listen();
     throw_verdict();
+    look_for_dead(what);
     std::this_thread::sleep_for(milliseconds(1));
-    const std::scoped_lock lock(mutex_);
-    if (std::ranges::none_of(answers_, [](std::int64_t a) { return a < 0; })) break;
   }
+  return false;
+}
+
+void Watch::judge(std::string_view waited) {
   std::vector<int> silent;
-  std::vector<int> behind;
+  std::vector<int> stopped;
+  std::vector<int> elsewhere;  // of those that compute, who is least far
+  std::vector<int> ended;
   {
     const std::scoped_lock lock(mutex_);
-    for (std::size_t r = 0; r < answers_.size(); ++r) {
-      if (answers_[r] < 0) silent.push_back(static_cast<int>(r));
-      if (answers_[r] >= 0 && answers_[r] < answers_[own]) behind.push_back(static_cast<int>(r));
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
+    for (int r = 0; r < static_cast<int>(answers_.size()); ++r) {
+      const Answer& answer = answers_[static_cast<std::size_t>(r)];
+      if (answer.entered < 0) {
+        silent.push_back(r);
+        if (condition(r).stopped) stopped.push_back(r);
+      } else if (answer.state == State::ends) {
+        ended.push_back(r);
+      } else if (answer.state == State::computes && answer.entered <= least) {
+        if (answer.entered < least) elsewhere.clear();
+        least = answer.entered;
+        elsewhere.push_back(r);
+      }
     }
   }
-  const std::string waited =
-      cause.empty() ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
-                    : fmt::format("rank {} waited for {} ({})", rank_, what, cause);
+  // Another one's silence may be due to it.
+  if (!stopped.empty()) silent = stopped;
   if (!silent.empty()) {
     conclude(
-        fmt::format("{} doesn't answer: stuck, stopped or cut off; {}", describe(silent), waited),
+        fmt::format("no answer from {}: stuck, stopped or cut off; {}", describe(silent), waited),
         silent);
   }
-  if (!behind.empty()) {
-    conclude(fmt::format("{} lives but hasn't come to the operation that the others wait in; {}",
-                         describe(behind), waited),
+  if (!elsewhere.empty()) {
+    conclude(fmt::format("at work on something else than the operation that the others wait in: "
+                         "{}; {}",
+                         describe(elsewhere), waited),
              {});
   }
-  conclude(fmt::format("no rank is missing, but {}: the network lost a message, or is too slow for "
-                       "the deadline",
+  if (!ended.empty() && ended.size() < answers_.size()) {
+    conclude(fmt::format("ended while others go on: {}; {}", describe(ended), waited), {});
+  }
+  conclude(fmt::format("no rank is missing, but {}: the network lost a message or is too slow for "
+                       "the deadline, or the ranks do different things",
                        waited),
            {});
 }
@@ -257,37 +380,51 @@ void Watch::conclude(const std::string& verdict, const std::vector<int>& culprit
       Note note{.kind = NoteKind::verdict};
       std::strncpy(note.text.data(), verdict.c_str(), note.text.size() - 1);
       for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
-        if (r != rank_ && std::ranges::find(culprits, r) == culprits.end()) post(note, r);
+        if (r == rank_ || std::ranges::find(culprits, r) != culprits.end()) continue;
+        post(note, r);
+        unheard_.insert(r);
       }
     }
-  }
-  // Small messages leave at once where the connection is there; progress needs a few calls.
-  for (int i = 0; i < 20; ++i) {
-    listen();
-    std::this_thread::sleep_for(milliseconds(1));
   }
   throw_verdict();
   std::terminate();  // a verdict always throws
 }
 
+Watch::Condition Watch::condition(int rank) const {
+  const auto found = std::ranges::find(process_handles_, rank, &std::pair<int, int>::first);
+  if (found == process_handles_.end()) return {};
+  if (const auto status = find_exit_status(found->second)) {
+    if (WIFSIGNALED(*status))
+      return {.killed = true, .text = fmt::format(", ended by signal {}", WTERMSIG(*status))};
+    return {.text = fmt::format(", ended with exit code {}", WEXITSTATUS(*status))};
+  }
+  if (is_process_stopped(members_[static_cast<std::size_t>(rank)].process))
+    return {.stopped = true, .text = ", stopped by a signal"};
+  return {};
+}
+
 std::string Watch::describe(const std::vector<int>& ranks) const {
   std::string text;
-  for (const int r : ranks) {
+  for (const int r : ranks | std::views::take(most_described)) {
     const Member& member = members_[static_cast<std::size_t>(r)];
-    const bool is_near = std::ranges::find(process_handles_, r, &std::pair<int, int>::first) !=
-                         process_handles_.end();
     text += fmt::format("{}rank {} (host {}, process {}{})", text.empty() ? "" : ", ", r,
-                        member.host, member.process,
-                        is_near && is_stopped(member.process) ? ", stopped by a signal" : "");
+                        member.host, member.process, condition(r).text);
   }
+  if (ranks.size() > most_described)
+    text += fmt::format(" and {} more", ranks.size() - most_described);
   return text;
 }
 
-void Watch::leave() noexcept {
+void Watch::leave(std::string_view error) noexcept {
+  if (over_) return;
   try {
+    listen();
     const std::string own = describe({rank_});
-    conclude(fmt::format("{} was ended by an error of its own; its message tells which", own), {});
-  } catch (const std::exception&) {  // the verdict, which the caller's own exception precedes
+    conclude(error.empty()
+                 ? fmt::format("{} was ended by an error of its own; its message tells which", own)
+                 : fmt::format("{} was ended by an error of its own: {}", own, error),
+             {});
+  } catch (const std::exception&) {  // the verdict, which the caller's own error precedes
   }
 }
 

@@ -3,19 +3,24 @@
 /// Waiting with an end: no rank waits for another beyond the deadline, and all name the same
 /// culprit.
 ///
-/// Whoever waits polls. A process of the same node that is gone is noticed within milliseconds.
-/// When the deadline has passed the waiting rank asks all others how far they are: who doesn't
-/// answer, or is behind, is the culprit. The first verdict is sent to all, and each rank that waits
+/// Whoever waits polls. A process of the same node that is gone is noticed at once. When the
+/// deadline has passed the waiting rank asks all others how far they are: who doesn't answer, or
+/// isn't waiting too, is the culprit. The first verdict is sent to all, and each rank that waits
 /// throws it. A rank that an exception ends says so itself.
+///
+/// After a verdict nothing of ours waits for other ranks or calls MPI: late messages would arrive
+/// in memory that is gone, and MPI may end a process that meets a broken connection.
 
 #include <mpi.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <list>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,8 +46,8 @@ class Watch {
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
 
-  /// This rank begins its next collective operation.
-  void enter() noexcept { ++entered_; }
+  /// This rank begins its next collective operation. Throws the verdict if there is one.
+  void enter();
 
   /// Polls `done` until it is true. Throws CommError that names the ranks at fault; also where
   /// `done` throws one.
@@ -54,22 +59,50 @@ class Watch {
   /// Answers other ranks' questions. From any thread.
   void listen();
 
-  /// Tells the other ranks that an exception ends this one.
-  void leave() noexcept;
+  /// This rank's run ends: it begins one more operation at most, a barrier. Who waits in another
+  /// one waits in vain.
+  void end() noexcept { ends_ = true; }
+
+  /// Tells the other ranks that an error ends this one, and which if that is known. It is over
+  /// then.
+  void leave(std::string_view error = {}) noexcept;
+
+  /// Whether the other ranks are not to be waited for any more, and MPI not to be called: there is
+  /// a verdict, this rank left, or an exception unwinds.
+  [[nodiscard]] bool over() const noexcept { return over_ || std::uncaught_exceptions() > 0; }
 
  private:
+  enum class State : std::int32_t { computes, waits, ends };
   struct Note;
   struct Sent;
   using Clock = std::chrono::steady_clock;
 
   void post(const Note& note, int to);
   void take(const Note& note, int from);
+  [[nodiscard]] State state() const noexcept {
+    if (ends_) return State::ends;
+    return waiting_ > 0 ? State::waits : State::computes;
+  }
   void throw_verdict();
+  /// Until all have heard the verdict that this rank sent, and its own last answers have left.
+  void settle();
+  [[nodiscard]] std::vector<int> find_dead() const;
   void look_for_dead(std::string_view what);
   /// Asks all ranks, and waits for answers or for `done`. True if it became true.
-  bool inquire(std::string_view what, const std::function<bool()>& done, std::string_view cause);
+  bool inquire(std::string_view what, const std::function<bool()>& done);
+  /// Concludes from the answers. `waited`: who waited for what.
+  [[noreturn]] void judge(std::string_view waited);
   [[noreturn]] void conclude(const std::string& verdict, const std::vector<int>& culprits);
+  /// What the system knows of a process of this node.
+  struct Condition {
+    bool stopped = false;
+    bool killed = false;  ///< by a signal
+    std::string text = {};
+  };
+  [[nodiscard]] Condition condition(int rank) const;
   [[nodiscard]] std::string describe(const std::vector<int>& ranks) const;
+  /// For answers and verdicts, beyond the deadline.
+  [[nodiscard]] std::chrono::milliseconds grace() const;
 
   MPI_Comm communicator_;
   int rank_ = 0;
@@ -77,11 +110,19 @@ class Watch {
   std::chrono::milliseconds deadline_;
   std::vector<std::pair<int, int>> process_handles_;  ///< rank, and what poll() knows of it
   std::atomic<std::int64_t> entered_ = 0;
+  std::atomic<int> waiting_ = 0;  ///< above 0: in wait()
+  std::atomic<bool> ends_ = false;
+  std::atomic<bool> over_ = false;
   std::mutex mutex_;  ///< of what follows
   std::list<Sent> sent_;
-  std::int32_t inquiry_ = 0;           ///< the current one's number
-  std::vector<std::int64_t> answers_;  ///< how far each rank is; below 0: not answered
+  std::int32_t inquiry_ = 0;  ///< the current one's number
+  struct Answer {
+    std::int64_t entered = -1;  ///< below 0: none
+    State state = State::computes;
+  };
+  std::vector<Answer> answers_;  ///< of each rank
   std::string verdict_;
+  std::set<int> unheard_;  ///< were sent the verdict and haven't said that they have it
 };
 
 }  // namespace shardmix::comm

@@ -1,0 +1,167 @@
+// A run that never ends by itself: faults_test.py kills, stops and cuts off its ranks, or has one
+// throw, and reads what the others say.
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <optional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "shardmix/shardmix.hpp"
+
+namespace {
+
+using namespace shardmix;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  int deadline = 1500;  ///< in ms
+  std::string collectives = "auto";
+  unsigned seed = 0;
+  int throw_at = 0;  ///< in ms after the first step
+  int throw_rank = -1;
+  bool runtime_outlives = false;  ///< the error: it is caught where the runtime still lives
+  std::string directory = ".";    ///< rank R writes ready.R and error.R there
+};
+
+Options read_options(int argc, char** argv) {
+  std::map<std::string, std::string> values;
+  for (int i = 1; i + 1 < argc; i += 2) values[argv[i]] = argv[i + 1];
+  Options options;
+  const auto number = [&](const char* name, auto& value) {
+    if (values.contains(name)) value = std::stoi(values[name]);
+  };
+  number("--deadline", options.deadline);
+  number("--seed", options.seed);
+  number("--throw-at", options.throw_at);
+  number("--throw-rank", options.throw_rank);
+  number("--runtime-outlives", options.runtime_outlives);
+  if (values.contains("--collectives")) options.collectives = values["--collectives"];
+  if (values.contains("--directory")) options.directory = values["--directory"];
+  return options;
+}
+
+/// Under its name at once as a whole: time (of CLOCK_MONOTONIC, in seconds) and text.
+void report(const Options& options, const std::string& what, int rank, const std::string& text) {
+  const std::string path = fmt::format("{}/{}.{}", options.directory, what, rank);
+  const std::chrono::duration<double> now = Clock::now().time_since_epoch();
+  if (std::FILE* file = std::fopen((path + "~").c_str(), "w")) {
+    fmt::print(file, "{:.6f} {}\n", now.count(), text);
+    std::fclose(file);
+    std::rename((path + "~").c_str(), path.c_str());
+  }
+}
+
+Parameters some_parameters() {
+  Parameters parameters;
+  parameters.add("embedding", {300, 512}, bf16);
+  for (int layer = 0; layer < 3; ++layer) {
+    parameters.add(fmt::format("{}.weight", layer), {256, 200}, bf16);
+    parameters.add(fmt::format("{}.bias", layer), {131}, fp32);
+  }
+  parameters.add("head", {512, 257}, fp32);
+  return parameters;
+}
+
+class Run {
+ public:
+  Run(Runtime& runtime, const Options& options)
+      : options_(options),
+        rank_(runtime.rank()),
+        common_(options.seed),
+        own_(options.seed * 64 + static_cast<unsigned>(rank_)),
+        optimizer_(runtime, some_parameters(), AdEMAMix{},
+                   {.seed = options.seed,
+                    .bucket_elements = 16384,
+                    .micro_batches = 1 + options.seed % 3,
+                    .overlap = options.seed % 2 == 1}) {
+    for (const Parameter& p : optimizer_.parameters()) names_.push_back(p.name);
+    optimizer_.broadcast_parameters();
+  }
+
+  [[noreturn]] void steps() {
+    for (std::int64_t step = 0;; ++step) {
+      const auto micro_batches = 1 + static_cast<int>(common_() % 3);
+      for (int m = 1; m < micro_batches; ++m) {
+        micro_batch();
+        optimizer_.accumulate();
+      }
+      micro_batch();
+      optimizer_.step();
+      if (step == 0) {
+        began_ = Clock::now();
+        report(options_, "ready", rank_, "");
+      }
+    }
+  }
+
+ private:
+  void micro_batch() {
+    optimizer_.wait();
+    optimizer_.zero_gradients();
+    for (auto name = names_.rbegin(); name != names_.rend(); ++name) {
+      const TensorView gradient = optimizer_.gradient(*name);
+      if (gradient.dtype == fp32) {
+        for (float& g : gradient.as<float>()) g = 0.25f;
+      } else {
+        for (std::uint16_t& g : gradient.as<std::uint16_t>()) g = 0x3e80;
+      }
+      if (own_() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own_() % 3000));
+      if (own_() % 8 != 0) optimizer_.mark_ready(*name);
+      maybe_throw();
+    }
+  }
+
+  void maybe_throw() {
+    if (rank_ != options_.throw_rank || !began_) return;
+    if (Clock::now() - *began_ < std::chrono::milliseconds(options_.throw_at)) return;
+    if (own_() % 7 == 0) {
+      report(options_, "thrown", rank_, "");
+      throw std::runtime_error("thrown on purpose");
+    }
+  }
+
+  const Options& options_;
+  int rank_;
+  std::mt19937 common_;  ///< the same on all ranks
+  std::mt19937 own_;
+  ShardedOptimizer optimizer_;
+  std::vector<std::string> names_;
+  std::optional<Clock::time_point> began_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Options options = read_options(argc, argv);
+  const RuntimeOptions how{.threads = 2,
+                           .collectives = options.collectives,
+                           .deadline = std::chrono::milliseconds(options.deadline)};
+  int rank = -1;
+  const auto fail = [&](const std::exception& error) {
+    fmt::print(stderr, "rank {}: {}\n", rank, error.what());
+    report(options, "error", rank, error.what());
+    return 1;
+  };
+  std::optional<Runtime> outer;
+  try {
+    if (options.runtime_outlives) {
+      outer.emplace(argc, argv, how);
+      rank = outer->rank();
+      Run(*outer, options).steps();
+    }
+    Runtime runtime(argc, argv, how);
+    rank = runtime.rank();
+    Run(runtime, options).steps();
+  } catch (const std::exception& error) {
+    return fail(error);
+  }
+}
