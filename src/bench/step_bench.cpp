@@ -320,8 +320,8 @@ class Transport final : public Contestant {
     for (std::int64_t begin = 0; begin < options.parameters; begin += options.bucket_elements) {
       const std::int64_t blocks =
           std::min(options.bucket_elements, options.parameters - begin) / block_elements;
-      comm::SlicedBucket& bucket = buckets_.emplace_back(
-          comm::SlicedBucket{.data = memory_.data() + begin * width, .dtype = options.dtype, .cuts = {}});
+      comm::SlicedBucket& bucket = buckets_.emplace_back(comm::SlicedBucket{
+          .data = memory_.data() + begin * width, .dtype = options.dtype, .cuts = {}});
       for (int r = 0; r <= size; ++r)
         bucket.cuts.push_back(blocks * r / size * block_elements * width);
       sums_.emplace_back(*runtime_.impl().device, bucket.slice_bytes(runtime_.rank()) / width * 4);
@@ -355,7 +355,7 @@ class Transport final : public Contestant {
       under_way.push_back(collectives().begin_reduce(buckets_[next]));
     }
     while (!under_way.empty()) finish();
-    collectives().wait_until_read();
+    collectives().wait_until_read(collectives().reductions());
   }
 
   void gather() {

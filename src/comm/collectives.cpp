@@ -42,6 +42,10 @@ device::Buffer Collectives::allocate(std::int64_t bytes) {
   return buffer;
 }
 
+void Collectives::discard(std::byte* memory, std::int64_t bytes) {
+  device_.discard(memory, static_cast<std::size_t>(bytes));
+}
+
 void Collectives::all_reduce_sum(std::span<std::int64_t> values) {
   all_reduce(group_, values, MPI_SUM);
 }

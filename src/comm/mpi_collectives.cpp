@@ -143,6 +143,7 @@ class MpiGather final : public Gather {
 
 std::unique_ptr<Reduction> MpiCollectives::begin_reduce(const SlicedBucket& bucket) {
   group().watch().enter();
+  (void)count_reduction();
   return std::make_unique<MpiReduction>(*this, bucket);
 }
 

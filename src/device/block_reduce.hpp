@@ -131,9 +131,8 @@ inline constexpr int square_columns = 32;
     });
   }
   alignas(64) double columns[n];
-  for_each<n>([&](int i) {
-    columns[i] = (pairs[0][i] + pairs[1][i]) + (pairs[2][i] + pairs[3][i]);
-  });
+  for_each<n>(
+      [&](int i) { columns[i] = (pairs[0][i] + pairs[1][i]) + (pairs[2][i] + pairs[3][i]); });
   return (sum_of_halves<8>(columns) + sum_of_halves<8>(columns + 8)) +
          (sum_of_halves<8>(columns + 16) + sum_of_halves<8>(columns + 24));
 }

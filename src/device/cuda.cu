@@ -146,6 +146,10 @@ class CudaDevice final : public Device {
 
   void release(void* memory, std::size_t /*bytes*/) noexcept override { cudaFree(memory); }
 
+  void discard(std::byte* /*memory*/, std::size_t /*bytes*/) override {
+    throw DeviceError("sharded gradients (shard_gradients) are there on hosts alone");
+  }
+
   void reduce(const ReduceTask& task) override {
     if (task.elements == 0) return;
     if (task.sources.size() > largest_group)

@@ -10,6 +10,7 @@
 
 #include "device/block_reduce.hpp"
 #include "device/block_update.hpp"
+#include "device/pages.hpp"
 #include "shardmix/error.hpp"
 
 // One source, three instruction sets, chosen when the program starts. Sanitizers run before the
@@ -119,6 +120,10 @@ class HostDevice final : public Device {
   }
 
   void release(void* memory, std::size_t bytes) noexcept override { munmap(memory, bytes); }
+
+  void discard(std::byte* memory, std::size_t bytes) override {
+    discard_pages(memory, bytes, MADV_DONTNEED);
+  }
 
   void reduce(const ReduceTask& task) override {
     share(task.elements,

@@ -148,7 +148,7 @@ TEST_P(CollectivesTest, BucketsMayBeWrittenWhenAllHaveRead) {
       const auto reduction = collectives_->begin_reduce(bucket.sliced);
       expect_sum(bucket, reduction->contributions());
     }
-    collectives_->wait_until_read();
+    collectives_->wait_until_read(collectives_->reductions());
     std::memset(bucket.sliced.data, 0, static_cast<std::size_t>(bucket.memory.bytes()));
     for (std::int64_t i = 0; i < bucket.elements; ++i)
       device::store_value(bf16, bucket.sliced.data, i, content(rank_, i));

@@ -103,6 +103,10 @@ class WarpDevice final : public Device {
     ::operator delete(memory, std::align_val_t(64));
   }
 
+  void discard(std::byte* memory, std::size_t bytes) override {
+    std::fill_n(memory, bytes, std::byte{0});
+  }
+
   void reduce(const ReduceTask& task) override {
     for (std::int64_t b = 0; b < task.elements / block_elements; ++b) reduce_block(task, b);
   }
