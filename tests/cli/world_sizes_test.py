@@ -63,6 +63,12 @@ class WorldSizes(TrainCase):
             self.assertIn(f"collectives {transport}, 4 ranks on one node", said)
             self.assert_same("alone", transport)
 
+    def test_sharded_gradients(self):
+        self.train("alone")
+        for transport in ("shared", "mpi"):
+            self.train(f"sharded-{transport}", "--gradients", "sharded", "--collectives", transport, ranks=4)
+            self.assert_same("alone", f"sharded-{transport}")
+
     def test_two_hosts_of_two_ranks(self):
         try:
             with Cluster(hosts=2, rate="1gbit") as cluster:
