@@ -33,7 +33,8 @@ DEADLINE = 1.5
 # What the ranks take beyond the deadline to find out (src/comm/watch.cpp), and a busy machine's delay.
 LIMIT = DEADLINE + 0.4 + 8
 
-SHELL = 'trap "" TERM; "$@" & wait $!; while [ ! -e "{over}" ]; do sleep 0.1; done'
+# However we end: it and the program go on for minutes alone.
+SHELL = 'trap "" TERM; "$@" & wait $!; i=0; while [ ! -e "{over}" ] && [ $((i += 1)) -lt 1200 ]; do sleep 0.1; done'
 # Hosts and ranks of each, where it isn't this machine.
 PLACES = {"node": None, "plain": None, "2x2": (2, 2), "3x1": (3, 1)}
 CASES = [
@@ -103,8 +104,8 @@ class Job:
         for entry in self.all_processes():
             with contextlib.suppress(OSError):
                 if os.path.samefile(entry / "exe", PROGRAM):
-                    rank = re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", (entry / "environ").read_bytes())
-                    found[int(rank[1])] = int(entry.name)
+                    if rank := re.search(rb"\0OMPI_COMM_WORLD_RANK=(\d+)\0", (entry / "environ").read_bytes()):
+                        found[int(rank[1])] = int(entry.name)
         return found
 
     def read(self, what, rank):
@@ -175,6 +176,10 @@ def judge(job, fault, victim, began, hosts, outcome):
             outcome.seconds = max(outcome.seconds, when - began)
             if not at_fault <= named(message) <= at_fault | lost:
                 outcome.failures.append(f"rank {rank}, where {sorted(at_fault)} are at fault, says: {message}")
+            elif fault == "kill" and hosts == 1 and "died" not in message:
+                outcome.failures.append(f"rank {rank} had to wait to know what the node's system knows: {message}")
+            elif fault == "throw" and "error of its own" not in message and "while others go on" not in message:
+                outcome.failures.append(f"rank {rank} wasn't told: {message}")
 
 
 def moment(fault, place, transport, draw, cluster=None):
@@ -270,4 +275,5 @@ def main():
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main())
