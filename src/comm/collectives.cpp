@@ -13,9 +13,8 @@ namespace {
 /// Begins a non-blocking MPI call and waits for it under the group's deadline.
 template <class Begin>
 void run(const Group& group, std::string_view what, const char* call, const Begin& begin) {
-  group.watch().enter();
   MPI_Request request = MPI_REQUEST_NULL;
-  check(begin(&request), call);
+  group.watch().begin(what, [&] { check(begin(&request), call); });
   group.watch().finish(request, what);
 }
 

@@ -307,8 +307,11 @@ class HierarchicalGather final : public Gather {
 };
 
 std::unique_ptr<Reduction> HierarchicalCollectives::begin_reduce(const SlicedBucket& bucket) {
-  group().watch().enter();
-  return std::make_unique<HierarchicalReduction>(*this, bucket, count_reduction());
+  std::unique_ptr<Reduction> begun;
+  group().watch().begin("a reduction", [&] {
+    begun = std::make_unique<HierarchicalReduction>(*this, bucket, count_reduction());
+  });
+  return begun;
 }
 
 void HierarchicalCollectives::wait_until_read(std::int64_t reductions) {
@@ -318,13 +321,15 @@ void HierarchicalCollectives::wait_until_read(std::int64_t reductions) {
 
 std::unique_ptr<Gather> HierarchicalCollectives::begin_gather(const SlicedBucket& bucket,
                                                               Written written) {
-  group().watch().enter();
   if (written == Written::here) {
     for (std::byte* copy : copies(bucket)) {
       std::memcpy(copy, bucket.slice(rank()), static_cast<std::size_t>(bucket.slice_bytes(rank())));
     }
   }
-  return std::make_unique<HierarchicalGather>(*this, bucket, ++gathers_);
+  std::unique_ptr<Gather> begun;
+  group().watch().begin(
+      "a gather", [&] { begun = std::make_unique<HierarchicalGather>(*this, bucket, ++gathers_); });
+  return begun;
 }
 
 }  // namespace

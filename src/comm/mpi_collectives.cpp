@@ -142,15 +142,18 @@ class MpiGather final : public Gather {
 };
 
 std::unique_ptr<Reduction> MpiCollectives::begin_reduce(const SlicedBucket& bucket) {
-  group().watch().enter();
   (void)count_reduction();
-  return std::make_unique<MpiReduction>(*this, bucket);
+  std::unique_ptr<Reduction> begun;
+  group().watch().begin("a reduction",
+                        [&] { begun = std::make_unique<MpiReduction>(*this, bucket); });
+  return begun;
 }
 
 std::unique_ptr<Gather> MpiCollectives::begin_gather(const SlicedBucket& bucket,
                                                      Written /*written*/) {
-  group().watch().enter();
-  return std::make_unique<MpiGather>(*this, bucket);
+  std::unique_ptr<Gather> begun;
+  group().watch().begin("a gather", [&] { begun = std::make_unique<MpiGather>(*this, bucket); });
+  return begun;
 }
 
 }  // namespace

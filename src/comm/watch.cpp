@@ -151,6 +151,15 @@ void Watch::enter() {
   ++entered_;
 }
 
+void Watch::begin(std::string_view what, const std::function<void()>& call) {
+  enter();
+  try {
+    call();
+  } catch (const CommError& error) {
+    wait(what, [&]() -> bool { throw CommError(error); });
+  }
+}
+
 milliseconds Watch::grace() const {
   return std::clamp(deadline_ / 4, milliseconds(200), milliseconds(5000));
 }

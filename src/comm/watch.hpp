@@ -46,12 +46,16 @@ class Watch {
   Watch(const Watch&) = delete;
   Watch& operator=(const Watch&) = delete;
 
-  /// This rank begins its next collective operation. Throws the verdict if there is one.
-  void enter();
-
   /// Polls `done` until it is true. Throws CommError that names the ranks at fault; also where
   /// `done` throws one.
   void wait(std::string_view what, const std::function<bool()>& done);
+
+  /// This rank begins its next collective operation. Throws the verdict if there is one.
+  void enter();
+
+  /// As enter(), then calls `call`. Where that throws CommError, as MPI does at a broken
+  /// connection, the ranks find out whose.
+  void begin(std::string_view what, const std::function<void()>& call);
 
   /// Waits for an MPI request.
   void finish(MPI_Request& request, std::string_view what);

@@ -1,7 +1,8 @@
-// A run that never ends by itself: faults_test.py kills, stops and cuts off its ranks, or has one
-// throw, and reads what the others say.
+// A run that doesn't end by itself, for two minutes: faults_test.py kills, stops and cuts off its
+// ranks, or has one throw, and reads what the others say.
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -141,6 +142,7 @@ class Run {
 }  // namespace
 
 int main(int argc, char** argv) {
+  alarm(120);
   const Options options = read_options(argc, argv);
   const RuntimeOptions how{.threads = 2,
                            .collectives = options.collectives,
