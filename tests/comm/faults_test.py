@@ -191,7 +191,8 @@ def moment(fault, place, transport, draw, cluster=None):
     options = ["--collectives", transport, "--seed", str(draw.randrange(1000)),
                "--runtime-outlives", str(draw.randrange(2))]
     if fault in ("throw", "hang"):
-        options += ["--throw-rank", str(victim), "--throw-at", str(draw.randrange(400)), "--hangs", str(int(fault == "hang"))]
+        options += ["--throw-rank", str(victim), "--throw-at", str(draw.randrange(400)),
+                    "--hangs", str(int(fault == "hang"))]
     outcome = Outcome()
     files, _ = shared_memory()
     with Job(ranks, options, cluster, place == "plain") as job:
@@ -253,7 +254,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--moments", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", action="append", default=[], help="a fault, a place or a transport; or a list: one of it")
+    parser.add_argument("--only", action="append", default=[], help="faults, places or transports")
     arguments = parser.parse_args()
     failed = False
     tried = 0
@@ -269,7 +270,8 @@ def main():
         tried += 1
         right = sum(not o.failures for o in outcomes)
         seconds = [o.seconds for o in outcomes]
-        print(f"{case[0]:5} {case[1]:5} {case[2]:13} {len(outcomes):7} {right:5} {sum(o.ended_by_mpi for o in outcomes):12} "
+        by_mpi = sum(o.ended_by_mpi for o in outcomes)
+        print(f"{case[0]:5} {case[1]:5} {case[2]:13} {len(outcomes):7} {right:5} {by_mpi:12} "
               f"{statistics.median(seconds):9.2f} {max(seconds):6.2f}", flush=True)
         failed = failed or right < len(outcomes)
     if not tried:
