@@ -69,10 +69,18 @@ struct OptimizerOptions {
   /// Micro-batches of a step, to allocate room for their partial sums: their sum is a fixed binary
   /// tree. More of them only take that memory when they come. 1 and 2 need none.
   std::int64_t micro_batches = 1;
+  /// True: no rank keeps the whole gradient (ZeRO's second stage). A bucket's memory is given back
+  /// as soon as the bucket was reduced, and reads as zeros from then on; mark_ready() waits where
+  /// `most_gradient_buckets` of them await their reduction. On hosts alone.
+  bool shard_gradients = false;
   /// False: step() returns when all new parameters are there. True: they may still be on their way,
   /// and wait(name) must come before a parameter is read.
   bool overlap = false;
 };
+
+/// Of a gradient that is sharded, the most buckets that a rank holds while a backward pass goes
+/// from the last parameter to the first and marks each.
+inline constexpr std::int64_t most_gradient_buckets = 6;
 
 /// A view into one of the optimizer's buffers: `elements` contiguous values in row-major order.
 struct TensorView {

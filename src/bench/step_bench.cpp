@@ -64,6 +64,10 @@ void validate(Ranks& ranks, const GroupOptions& options) {
   });
 }
 
+bool is_library(const std::string& name) {
+  return name == library || name == library_rounded;
+}
+
 /// What all results of a run share.
 Result describe(const Ranks& ranks, const GroupOptions& options, std::string operation,
                 std::string precision) {
@@ -265,13 +269,14 @@ class Iteration final : public Step {
 /// The same update between the MPI library's collectives. No norm: they have none.
 class LibraryStep final : public Contestant {
  public:
-  LibraryStep(const Ranks& ranks, const Rule& rule, const Precision& precision,
+  LibraryStep(const Ranks& ranks, std::string name, const Rule& rule, const Precision& precision,
               std::int64_t parameters)
-      : library_(precision.dtype),
+      : name_(std::move(name)),
         slice_(parameters / ranks.size()),
+        library_(precision.dtype, name_ == library_rounded, slice_, ranks.size()),
         gradients_(ranks.device(), parameters * size_of(precision.dtype)),
         parameters_(ranks.device(), parameters * size_of(precision.dtype)),
-        workload_(ranks.device(), rule, precision, slice_, precision.dtype) {
+        workload_(ranks.device(), rule, precision, slice_, library_.sum_dtype()) {
     fill(precision.dtype, gradients_.data(), parameters, 1e-2f);
     fill(precision.dtype, parameters_.data(), parameters, 1.0f);
     workload_.arrays.parameter =
@@ -280,15 +285,16 @@ class LibraryStep final : public Contestant {
 
   void run() override {
     auto* sum = static_cast<std::byte*>(const_cast<void*>(workload_.arrays.gradients[0]));
-    library_.reduce_scatter(gradients_.data(), sum, slice_);
+    library_.reduce_scatter(gradients_.data(), sum);
     workload_.update();
-    library_.all_gather(parameters_.data(), slice_);
+    library_.all_gather(parameters_.data());
   }
-  [[nodiscard]] std::string name() const override { return std::string(library); }
+  [[nodiscard]] std::string name() const override { return name_; }
 
  private:
-  Library library_;
+  std::string name_;
   std::int64_t slice_;
+  Library library_;
   device::Buffer gradients_;
   device::Buffer parameters_;
   Workload workload_;
@@ -314,8 +320,8 @@ class Transport final : public Contestant {
     for (std::int64_t begin = 0; begin < options.parameters; begin += options.bucket_elements) {
       const std::int64_t blocks =
           std::min(options.bucket_elements, options.parameters - begin) / block_elements;
-      comm::SlicedBucket& bucket = buckets_.emplace_back(
-          comm::SlicedBucket{.data = memory_.data() + begin * width, .dtype = options.dtype});
+      comm::SlicedBucket& bucket = buckets_.emplace_back(comm::SlicedBucket{
+          .data = memory_.data() + begin * width, .dtype = options.dtype, .cuts = {}});
       for (int r = 0; r <= size; ++r)
         bucket.cuts.push_back(blocks * r / size * block_elements * width);
       sums_.emplace_back(*runtime_.impl().device, bucket.slice_bytes(runtime_.rank()) / width * 4);
@@ -349,7 +355,7 @@ class Transport final : public Contestant {
       under_way.push_back(collectives().begin_reduce(buckets_[next]));
     }
     while (!under_way.empty()) finish();
-    collectives().wait_until_read();
+    collectives().wait_until_read(collectives().reductions());
   }
 
   void gather() {
@@ -368,26 +374,28 @@ class Transport final : public Contestant {
 
 class LibraryTransport final : public Contestant {
  public:
-  LibraryTransport(const Ranks& ranks, const CollectivesOptions& options, Exchange exchange)
-      : library_(options.dtype),
+  LibraryTransport(const Ranks& ranks, std::string name, const CollectivesOptions& options,
+                   Exchange exchange)
+      : name_(std::move(name)),
         exchange_(exchange),
         slice_(options.parameters / ranks.size()),
+        library_(options.dtype, name_ == library_rounded, slice_, ranks.size()),
         memory_(ranks.device(), options.parameters * size_of(options.dtype)),
-        sum_(ranks.device(), slice_ * size_of(options.dtype)) {
+        sum_(ranks.device(), slice_ * size_of(library_.sum_dtype())) {
     fill(options.dtype, memory_.data(), options.parameters, 1e-2f);
   }
 
   void run() override {
-    if (exchange_ != Exchange::all_gather)
-      library_.reduce_scatter(memory_.data(), sum_.data(), slice_);
-    if (exchange_ != Exchange::reduce_scatter) library_.all_gather(memory_.data(), slice_);
+    if (exchange_ != Exchange::all_gather) library_.reduce_scatter(memory_.data(), sum_.data());
+    if (exchange_ != Exchange::reduce_scatter) library_.all_gather(memory_.data());
   }
-  [[nodiscard]] std::string name() const override { return std::string(library); }
+  [[nodiscard]] std::string name() const override { return name_; }
 
  private:
-  Library library_;
+  std::string name_;
   Exchange exchange_;
   std::int64_t slice_;
+  Library library_;
   device::Buffer memory_;
   device::Buffer sum_;
 };
@@ -430,9 +438,9 @@ void measure_steps(Ranks& ranks, const StepOptions& options, const Rule& rule,
   const bool one_node = ranks.topology().nodes == 1;
   std::vector<std::unique_ptr<Contestant>> contestants;
   for (const std::string& name : options.collectives) {
-    if (name == library) {
+    if (is_library(name)) {
       contestants.push_back(
-          std::make_unique<LibraryStep>(ranks, rule, precision, options.parameters));
+          std::make_unique<LibraryStep>(ranks, name, rule, precision, options.parameters));
     } else {
       contestants.push_back(std::make_unique<Step>(options, name, rule, precision, false));
     }
@@ -507,8 +515,8 @@ void run_collectives(const CollectivesOptions& options, const Report& report) {
   for (const auto& [exchange, operation] : exchanges) {
     std::vector<std::unique_ptr<Contestant>> contestants;
     for (const std::string& name : options.collectives) {
-      if (name == library) {
-        contestants.push_back(std::make_unique<LibraryTransport>(ranks, options, exchange));
+      if (is_library(name)) {
+        contestants.push_back(std::make_unique<LibraryTransport>(ranks, name, options, exchange));
       } else {
         contestants.push_back(std::make_unique<Transport>(options, name, exchange));
       }

@@ -15,11 +15,13 @@
 
 namespace shardmix::bench {
 
-/// The name that stands for MPI_Reduce_scatter_block and MPI_Allgather among the transports.
+/// The names that stand for MPI_Reduce_scatter_block and MPI_Allgather among the transports: with
+/// fp32 sums as ours, and with sums rounded to the gradients' dtype.
 inline constexpr std::string_view library = "library";
+inline constexpr std::string_view library_rounded = "library-rounded";
 
 struct GroupOptions {
-  std::vector<std::string> collectives{"auto"};  ///< transports to compare, and `library`
+  std::vector<std::string> collectives{"auto"};  ///< transports to compare, and the libraries
   DeviceKind device = DeviceKind::host;
   int threads = 0;
   std::int64_t parameters = std::int64_t{1} << 26;

@@ -84,7 +84,8 @@ void add_group_options(std::vector<Option>& options, bench::GroupOptions& o) {
   options.push_back(
       list("collectives", "NAMES",
            "with commas, to compare: auto, shared, hierarchical, mpi, nccl; and library, "
-           "MPI_Reduce_scatter_block and MPI_Allgather (default: auto)",
+           "MPI_Reduce_scatter_block with fp32 sums and MPI_Allgather; and library-rounded, with "
+           "16-bit sums (default: auto)",
            o.collectives));
   options.push_back(
       number("parameters", "N", "of the model, a multiple of 256 times the ranks", o.parameters));

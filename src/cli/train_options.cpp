@@ -129,6 +129,10 @@ OptionGroup machine_options(TrainOptions& o) {
                      {{"host", DeviceKind::host}, {"cuda", DeviceKind::cuda}}),
               number("threads", "N", "host threads of a rank; 0: its share of the node's cores",
                      o.threads),
+              choice("gradients",
+                     "full: each rank holds its whole gradient; sharded: only buckets that await "
+                     "their reduction (ZeRO's second stage)",
+                     o.shard_gradients, {{"full", false}, {"sharded", true}}),
               collectives("collectives", o.collectives),
               number("deadline", "S",
                      "seconds that a rank waits for the others in one operation, before all end "

@@ -22,7 +22,7 @@ class Backoff {
 
  private:
   static constexpr int spins = 50;
-  static constexpr int yields = 200;
+  static constexpr int yields = 4000;
   int polls_ = 0;
 };
 

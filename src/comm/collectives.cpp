@@ -18,12 +18,11 @@ void run(const Group& group, std::string_view what, const char* call, const Begi
   group.watch().finish(request, what);
 }
 
-template <class T>
-void all_reduce(const Group& group, std::span<T> values, MPI_Datatype type, MPI_Op op) {
+void all_reduce(const Group& group, std::span<std::int64_t> values, MPI_Op op) {
   if (group.size() == 1) return;
   run(group, "an all-reduce", "MPI_Iallreduce", [&](MPI_Request* request) {
-    return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), type, op,
-                          group.communicator(), request);
+    return MPI_Iallreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()), MPI_INT64_T,
+                          op, group.communicator(), request);
   });
 }
 
@@ -42,17 +41,18 @@ device::Buffer Collectives::allocate(std::int64_t bytes) {
   return buffer;
 }
 
-void Collectives::all_reduce_sum(std::span<double> values) {
-  all_reduce(group_, values, MPI_DOUBLE, MPI_SUM);
+void Collectives::discard(std::byte* memory, std::int64_t bytes) {
+  device_.discard(memory, static_cast<std::size_t>(bytes));
 }
+
 void Collectives::all_reduce_sum(std::span<std::int64_t> values) {
-  all_reduce(group_, values, MPI_INT64_T, MPI_SUM);
+  all_reduce(group_, values, MPI_SUM);
 }
 void Collectives::all_reduce_min(std::span<std::int64_t> values) {
-  all_reduce(group_, values, MPI_INT64_T, MPI_MIN);
+  all_reduce(group_, values, MPI_MIN);
 }
 void Collectives::all_reduce_max(std::span<std::int64_t> values) {
-  all_reduce(group_, values, MPI_INT64_T, MPI_MAX);
+  all_reduce(group_, values, MPI_MAX);
 }
 
 void Collectives::broadcast(std::span<std::byte> bytes, int root) {

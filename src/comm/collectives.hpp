@@ -89,8 +89,14 @@ class Collectives {
 
   [[nodiscard]] virtual std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) = 0;
 
-  /// Waits until all ranks are done with the reductions begun so far: their buckets may be written.
-  virtual void wait_until_read() {}
+  /// Whether all ranks are done with the first `reductions` that were begun. Local.
+  [[nodiscard]] virtual bool is_read(std::int64_t /*reductions*/) { return true; }
+  /// Waits for that: the buckets may be written again.
+  virtual void wait_until_read(std::int64_t /*reductions*/) {}
+  /// How many reductions were begun so far. Local.
+  [[nodiscard]] std::int64_t reductions() const noexcept { return reductions_; }
+  /// Makes memory of allocate() zero, and gives its pages back until they are written again. Local.
+  virtual void discard(std::byte* memory, std::int64_t bytes);
 
   /// The peers' copies of this rank's slice, where this rank can write them itself. Local.
   [[nodiscard]] virtual std::vector<std::byte*> copies(const SlicedBucket& /*bucket*/) {
@@ -100,7 +106,6 @@ class Collectives {
   [[nodiscard]] virtual std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket,
                                                              Written written) = 0;
 
-  void all_reduce_sum(std::span<double> values);
   void all_reduce_sum(std::span<std::int64_t> values);
   void all_reduce_min(std::span<std::int64_t> values);
   void all_reduce_max(std::span<std::int64_t> values);
@@ -114,10 +119,13 @@ class Collectives {
 
  protected:
   [[nodiscard]] device::Device& device() const noexcept { return device_; }
+  /// A reduction begins: its number, from 1.
+  [[nodiscard]] std::int64_t count_reduction() noexcept { return ++reductions_; }
 
  private:
   Group& group_;
   device::Device& device_;
+  std::int64_t reductions_ = 0;
 };
 
 }  // namespace shardmix::comm

@@ -39,7 +39,13 @@ class HierarchicalCollectives final : public Collectives {
   std::string_view name() const noexcept override { return "hierarchical"; }
   device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
-  void wait_until_read() override;
+  bool is_read(std::int64_t reductions) override {
+    return memory_.all_reached(&NodeCounters::finished, reductions);
+  }
+  void wait_until_read(std::int64_t reductions) override;
+  void discard(std::byte* memory, std::int64_t bytes) override {
+    NodeMemory::discard(memory, bytes);
+  }
   std::vector<std::byte*> copies(const SlicedBucket& bucket) override {
     return neighbours(bucket, rank());
   }
@@ -73,7 +79,6 @@ class HierarchicalCollectives final : public Collectives {
   std::unique_ptr<device::Device> adder_;  ///< its sums may go on beside the device's own work
   Staging staging_;
   NodeMemory memory_;
-  std::int64_t reductions_ = 0;
   std::int64_t gathers_ = 0;
   Progress progress_;  // ends first: its thread uses the others
 };
@@ -304,14 +309,14 @@ class HierarchicalGather final : public Gather {
 std::unique_ptr<Reduction> HierarchicalCollectives::begin_reduce(const SlicedBucket& bucket) {
   std::unique_ptr<Reduction> begun;
   group().watch().begin("a reduction", [&] {
-    begun = std::make_unique<HierarchicalReduction>(*this, bucket, ++reductions_);
+    begun = std::make_unique<HierarchicalReduction>(*this, bucket, count_reduction());
   });
   return begun;
 }
 
-void HierarchicalCollectives::wait_until_read() {
+void HierarchicalCollectives::wait_until_read(std::int64_t reductions) {
   group().watch().wait("the node to read this rank's gradients",
-                       [&] { return memory_.all_reached(&NodeCounters::finished, reductions_); });
+                       [&] { return is_read(reductions); });
 }
 
 std::unique_ptr<Gather> HierarchicalCollectives::begin_gather(const SlicedBucket& bucket,

@@ -142,6 +142,7 @@ class MpiGather final : public Gather {
 };
 
 std::unique_ptr<Reduction> MpiCollectives::begin_reduce(const SlicedBucket& bucket) {
+  (void)count_reduction();
   std::unique_ptr<Reduction> begun;
   group().watch().begin("a reduction",
                         [&] { begun = std::make_unique<MpiReduction>(*this, bucket); });

@@ -157,6 +157,7 @@ class NcclGather final : public Gather {
 
 std::unique_ptr<Reduction> NcclCollectives::begin_reduce(const SlicedBucket& bucket) {
   group().watch().enter();
+  (void)count_reduction();
   return std::make_unique<NcclReduction>(*this, bucket);
 }
 

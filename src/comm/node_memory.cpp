@@ -11,6 +11,7 @@
 #include <new>
 
 #include "comm/agree.hpp"
+#include "device/pages.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::comm {
@@ -107,6 +108,10 @@ device::Buffer NodeMemory::allocate(std::int64_t bytes) {
             unmap(found->second, bytes);
             mapped_.erase(found);
           }};
+}
+
+void NodeMemory::discard(std::byte* memory, std::int64_t bytes) {
+  device::discard_pages(memory, static_cast<std::size_t>(bytes), MADV_REMOVE);
 }
 
 std::vector<std::byte*> NodeMemory::views(std::byte* own, std::int64_t bytes) const {

@@ -38,6 +38,9 @@ class NodeMemory {
   /// Collective. Zeroed.
   [[nodiscard]] device::Buffer allocate(std::int64_t bytes);
 
+  /// See Collectives.
+  static void discard(std::byte* memory, std::int64_t bytes);
+
   /// Where each rank of the node, this one too, has what this one has at `own`, `bytes` in memory
   /// of allocate().
   [[nodiscard]] std::vector<std::byte*> views(std::byte* own, std::int64_t bytes) const;

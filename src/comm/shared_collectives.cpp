@@ -18,7 +18,13 @@ class SharedCollectives final : public Collectives {
   device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   bool reads_in_place() const noexcept override { return true; }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
-  void wait_until_read() override;
+  bool is_read(std::int64_t reductions) override {
+    return memory_.all_reached(&NodeCounters::finished, reductions);
+  }
+  void wait_until_read(std::int64_t reductions) override;
+  void discard(std::byte* memory, std::int64_t bytes) override {
+    NodeMemory::discard(memory, bytes);
+  }
   std::vector<std::byte*> copies(const SlicedBucket& bucket) override;
   std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
 
@@ -26,7 +32,6 @@ class SharedCollectives final : public Collectives {
 
  private:
   NodeMemory memory_;
-  std::int64_t reductions_ = 0;
   std::int64_t gathers_ = 0;
   Progress progress_;  ///< of no operation: it answers other ranks while this one computes
 };
@@ -83,12 +88,12 @@ class SharedGather final : public Gather {
 
 std::unique_ptr<Reduction> SharedCollectives::begin_reduce(const SlicedBucket& bucket) {
   group().watch().enter();
-  return std::make_unique<SharedReduction>(*this, bucket, ++reductions_);
+  return std::make_unique<SharedReduction>(*this, bucket, count_reduction());
 }
 
-void SharedCollectives::wait_until_read() {
+void SharedCollectives::wait_until_read(std::int64_t reductions) {
   group().watch().wait("the peers to read this rank's gradients",
-                       [&] { return memory_.all_reached(&NodeCounters::finished, reductions_); });
+                       [&] { return is_read(reductions); });
 }
 
 std::vector<std::byte*> SharedCollectives::copies(const SlicedBucket& bucket) {

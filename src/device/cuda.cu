@@ -27,6 +27,8 @@ constexpr int lanes = 32;
 /// Elements of a block that a thread works on: 16 bytes of a 16-bit array. A warp is a block.
 constexpr int own = block_elements / lanes;
 
+constexpr int lanes_of_row = square_columns / own;
+
 /// The number of this thread's warp in the grid, and of all warps.
 __device__ std::int64_t warp_number() {
   return (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / lanes;
@@ -94,8 +96,14 @@ __global__ void __launch_bounds__(threads_per_block)
                       total);
     if (sum != nullptr) copy<own>(total, sum + begin);
     if (block_squares == nullptr) continue;
-    double squares = sum_of_squares<own>(total);
-    for (int offset = 1; offset < lanes; offset *= 2)  // neighbours first, as on the host
+    double columns[own];
+    for_each<own>([&](int i) {
+      columns[i] = static_cast<double>(total[i]) * static_cast<double>(total[i]);
+      for (int offset = lanes_of_row; offset < lanes; offset *= 2)
+        columns[i] += __shfl_xor_sync(0xFFFFFFFFu, columns[i], offset);
+    });
+    double squares = sum_of_halves<own>(columns);
+    for (int offset = 1; offset < lanes_of_row; offset *= 2)
       squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
     const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
     if (lane == 0)
@@ -137,6 +145,10 @@ class CudaDevice final : public Device {
   }
 
   void release(void* memory, std::size_t /*bytes*/) noexcept override { cudaFree(memory); }
+
+  void discard(std::byte* /*memory*/, std::size_t /*bytes*/) override {
+    throw DeviceError("sharded gradients (shard_gradients) are there on hosts alone");
+  }
 
   void reduce(const ReduceTask& task) override {
     if (task.elements == 0) return;

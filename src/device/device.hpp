@@ -123,6 +123,10 @@ class Device {
   [[nodiscard]] virtual void* allocate(std::size_t bytes) = 0;
   virtual void release(void* memory, std::size_t bytes) noexcept = 0;
 
+  /// Makes memory of allocate() zero; whole pages are given back until they are written again.
+  /// Throws DeviceError where the device can't.
+  virtual void discard(std::byte* memory, std::size_t bytes) = 0;
+
   virtual void reduce(const ReduceTask& task) = 0;
   virtual void update(const UpdateTask& task) = 0;
   virtual void stream(const StreamTask& task) = 0;

@@ -10,6 +10,7 @@
 
 #include "device/block_reduce.hpp"
 #include "device/block_update.hpp"
+#include "device/pages.hpp"
 #include "shardmix/error.hpp"
 
 // One source, three instruction sets, chosen when the program starts. Sanitizers run before the
@@ -69,7 +70,7 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
     if (task.sum != nullptr) copy<n>(total, task.sum + first);
     if (task.block_squares != nullptr) {
       task.block_squares[first / n] =
-          are_usable<n>(total) ? sum_of_squares<n>(total) : std::numeric_limits<double>::infinity();
+          are_usable<n>(total) ? sum_of_squares(total) : std::numeric_limits<double>::infinity();
     }
   }
 }
@@ -119,6 +120,10 @@ class HostDevice final : public Device {
   }
 
   void release(void* memory, std::size_t bytes) noexcept override { munmap(memory, bytes); }
+
+  void discard(std::byte* memory, std::size_t bytes) override {
+    discard_pages(memory, bytes, MADV_DONTNEED);
+  }
 
   void reduce(const ReduceTask& task) override {
     share(task.elements,

@@ -16,7 +16,7 @@ MemoryReport plan_memory(const Parameters& parameters, const Rule& rule, int ran
   }
   return {
       .parameter = layout.parameter_bytes(),
-      .gradient = layout.gradient_bytes(),
+      .gradient = optimizer::gradient_bytes(layout, options),
       .reduced_gradient = static_cast<std::int64_t>(optimizer::levels_for(options.micro_batches)) *
                           4 * shard.elements,
       .master = master,

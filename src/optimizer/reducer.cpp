@@ -23,7 +23,7 @@ constexpr std::int64_t most_bytes_twice = 8;
 bool is_worth_reading_twice(const comm::Collectives& collectives, const layout::Layout& layout,
                             const OptimizerOptions& options) {
   return collectives.reads_in_place() && collectives.size() <= device::most_gradients &&
-         options.micro_batches == 1 && !options.overlap &&
+         options.micro_batches == 1 && !options.overlap && !options.shard_gradients &&
          std::ranges::all_of(layout.buckets(), [&](const layout::Bucket& bucket) {
            return collectives.size() * size_of(bucket.dtype) <= most_bytes_twice;
          });
@@ -47,6 +47,7 @@ Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
       most_under_way_(collectives.reads_in_place() ? state.layout().buckets().size()
                                                    : most_travelling),
       reads_twice_(is_worth_reading_twice(collectives, state.layout(), options)),
+      keeps_gradients_(!options.shard_gradients),
       block_squares_(device, largest_slice_blocks(state.shard()) * std::int64_t{sizeof(double)}),
       squares_(state.layout().buckets().size()),
       usable_(state.layout().buckets().size(), true) {
@@ -65,7 +66,7 @@ Reducer::~Reducer() {
     for (const UnderWay& u : under_way_) (void)u.reduction->contributions();
     under_way_.clear();
     held_.clear();
-    collectives_.wait_until_read();
+    collectives_.wait_until_read(collectives_.reductions());
   } catch (const std::exception&) {  // the rank at fault is gone; who waits next meets it again
   }
 }
@@ -90,9 +91,28 @@ void Reducer::mark_ready(std::size_t parameter) {
 void Reducer::advance() {
   for (;;) {
     while (!under_way_.empty() && under_way_.front().reduction->ready()) finish_oldest();
-    if (next_ == 0 || parameters_left_[next_ - 1] != 0 || under_way_.size() >= most_under_way_)
-      return;
+    if (next_ == 0 || parameters_left_[next_ - 1] != 0) break;
+    if (under_way_.size() >= most_under_way_) {
+      if (keeps_gradients_) break;
+      finish_oldest();
+    }
     begin_next();
+  }
+  discard_read();
+  if (keeps_gradients_) return;
+  while (std::ssize(under_way_) + std::ssize(reduced_) >= most_gradient_buckets) {
+    if (reduced_.empty()) finish_oldest();
+    collectives_.wait_until_read(reduced_.front().number);
+    discard_read();
+  }
+}
+
+void Reducer::discard_read() {
+  while (!reduced_.empty() && collectives_.is_read(reduced_.front().number)) {
+    const layout::Bucket& bucket = state_.layout().buckets()[reduced_.front().bucket];
+    collectives_.discard(state_.gradient_at(bucket.range.begin),
+                         bucket.range.size() * size_of(bucket.dtype));
+    reduced_.pop_front();
   }
 }
 
@@ -103,6 +123,10 @@ void Reducer::finish_micro_batch(bool last) {
   }
   while (!under_way_.empty()) finish_oldest();
   if (!last) store_held();
+  if (!keeps_gradients_) {
+    collectives_.wait_until_read(collectives_.reductions());
+    discard_read();
+  }
   ++micro_batches_;
   if (last) join_partials();
   step_begun_ = !last;
@@ -115,12 +139,14 @@ void Reducer::begin_next() {
     micro_batches_ = 0;
   }
   --next_;
-  under_way_.push_back({next_, collectives_.begin_reduce(state_.sliced_gradients(next_))});
+  auto reduction = collectives_.begin_reduce(state_.sliced_gradients(next_));
+  under_way_.push_back({next_, std::move(reduction), collectives_.reductions()});
 }
 
 void Reducer::finish_oldest() {
   UnderWay oldest = std::move(under_way_.front());
   under_way_.pop_front();
+  if (!keeps_gradients_) reduced_.push_back({oldest.bucket, oldest.number});
   const comm::Contributions sources = oldest.reduction->contributions();
   if (reads_twice_ && micro_batches_ == 0) {
     run(oldest.bucket, {.sources = sources.arrays, .dtype = sources.dtype});
@@ -233,8 +259,9 @@ std::string Reducer::describe_unusable() {
   std::array<std::int64_t, 1> culprit{math::is_usable(here) ? collectives_.size()
                                                             : collectives_.rank()};
   collectives_.all_reduce_min(culprit);
-  const std::string from = culprit[0] == collectives_.size() ? "no single rank's last micro-batch"
-                                                             : fmt::format("rank {}", culprit[0]);
+  const std::string from = !keeps_gradients_ ? "a rank that isn't known (gradients are sharded)"
+                           : culprit[0] == collectives_.size() ? "no single rank's last micro-batch"
+                                                               : fmt::format("rank {}", culprit[0]);
   return fmt::format(
       "the gradient of '{}' is {} at element {} (of {}), from {}; the step was skipped on all "
       "ranks",

@@ -65,6 +65,11 @@ class Reducer {
   struct UnderWay {
     std::size_t bucket;
     std::unique_ptr<comm::Reduction> reduction;
+    std::int64_t number;  ///< in the order of all reductions
+  };
+  struct Reduced {
+    std::size_t bucket;
+    std::int64_t number;
   };
   void begin_micro_batch();
   void begin_next();
@@ -77,6 +82,8 @@ class Reducer {
            std::size_t end);
   void run(std::size_t bucket, const device::ReduceTask& task);
   void store_held();
+  /// Gives the memory of reduced buckets back, as far as all ranks are done with them.
+  void discard_read();
   void join_partials();
 
   comm::Collectives& collectives_;
@@ -90,6 +97,8 @@ class Reducer {
   std::size_t most_under_way_;
   /// The step's gradients are read where they are, once for the norm and once for the update.
   bool reads_twice_;
+  bool keeps_gradients_;
+  std::deque<Reduced> reduced_;                         ///< whose memory is to be given back
   std::vector<std::unique_ptr<comm::Reduction>> held_;  ///< of each bucket, until its update
   std::int64_t micro_batches_ = 0;
   bool step_begun_ = false;

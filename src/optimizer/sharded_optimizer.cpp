@@ -45,10 +45,11 @@ void require_same_everywhere(comm::Collectives& collectives, const Parameters& p
   }
   std::vector<std::int64_t> least;
   for (const Parameter& p : parameters) least.push_back(hash_of(describe(p)));
-  least.push_back(hash_of(fmt::format(
-      "{} {} {} {} {} {} {} {}", options.clip_norm, options.micro_batches,
-      static_cast<int>(options.master), static_cast<int>(options.state), options.bucket_elements,
-      options.seed, options.loss_scaling.initial, options.loss_scaling.growth_interval)));
+  least.push_back(
+      hash_of(fmt::format("{} {} {} {} {} {} {} {} {}", options.clip_norm, options.micro_batches,
+                          options.shard_gradients, static_cast<int>(options.master),
+                          static_cast<int>(options.state), options.bucket_elements, options.seed,
+                          options.loss_scaling.initial, options.loss_scaling.growth_interval)));
   std::vector<std::int64_t> largest = least;
   collectives.all_reduce_min(least);
   collectives.all_reduce_max(largest);
@@ -102,7 +103,10 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
   });
   require_same_everywhere(collectives, parameters, options);
   std::optional<layout::Layout> layout;
-  comm::agreed(collectives, [&] { layout.emplace(parameters, options.bucket_elements); });
+  comm::agreed(collectives, [&] {
+    layout.emplace(parameters, options.bucket_elements);
+    if (options.shard_gradients) runtime.impl().device->discard(nullptr, 0);  // throws on a GPU
+  });
   std::array<device::Buffer, 2> memory{collectives.allocate(layout->parameter_bytes()),
                                        collectives.allocate(layout->gradient_bytes())};
   std::unique_ptr<ShardedOptimizer::Impl> impl;
@@ -256,7 +260,13 @@ void ShardedOptimizer::accumulate() {
 }
 
 void ShardedOptimizer::zero_gradients() {
-  impl_->collectives.wait_until_read();
+  comm::Collectives& collectives = impl_->collectives;
+  collectives.wait_until_read(collectives.reductions());
+  if (impl_->options.shard_gradients) {
+    const std::span<std::byte> all = impl_->state.all_gradients();
+    collectives.discard(all.data(), std::ssize(all));
+    return;
+  }
   impl_->state.zero_gradients();
 }
 

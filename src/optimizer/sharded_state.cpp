@@ -32,6 +32,16 @@ WeightStorage storage_of(DType dtype, Master master) {
 
 }  // namespace
 
+std::int64_t gradient_bytes(const layout::Layout& layout,
+                            const OptimizerOptions& options) noexcept {
+  const std::int64_t all = layout.gradient_bytes();
+  if (!options.shard_gradients) return all;
+  std::int64_t largest = 0;
+  for (const Bucket& b : layout.buckets())
+    largest = std::max(largest, b.range.size() * size_of(b.dtype));
+  return std::min(all, most_gradient_buckets * largest);
+}
+
 std::int64_t master_bytes(DType dtype, Master master) noexcept {
   if (dtype == DType::fp32 || master == Master::none) return 0;
   return master == Master::remainder && dtype == DType::bf16 ? 2 : 4;
@@ -206,6 +216,10 @@ void ShardedState::zero_gradients() noexcept {
     std::memset(gradients_.data(), 0, static_cast<std::size_t>(gradients_.bytes()));
 }
 
+std::span<std::byte> ShardedState::all_gradients() const noexcept {
+  return {gradients_.data(), static_cast<std::size_t>(gradients_.bytes())};
+}
+
 std::span<std::byte> ShardedState::all_parameters() const noexcept {
   return {parameters_.data(), static_cast<std::size_t>(parameters_.bytes())};
 }
@@ -248,7 +262,7 @@ void ShardedState::write(State state, std::size_t bucket, Range range,
 MemoryReport ShardedState::memory() const noexcept {
   const auto [m1, m2, v] = moment_bytes(states_, options_.state, shard_.elements);
   return {.parameter = parameters_.bytes(),
-          .gradient = gradients_.bytes(),
+          .gradient = gradient_bytes(layout_, options_),
           .reduced_gradient = std::ssize(reduced_) * 4 * shard_.elements,
           .master = master_.bytes(),
           .m1 = m1,

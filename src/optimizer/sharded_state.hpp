@@ -35,6 +35,10 @@ inline constexpr std::array all_states{State::master, State::m1, State::m2, Stat
   return after.m2 && (!before.m2 || before.m2_is_sum != after.m2_is_sum);
 }
 
+/// Bytes of the gradients that a rank holds at most.
+[[nodiscard]] std::int64_t gradient_bytes(const layout::Layout& layout,
+                                          const OptimizerOptions& options) noexcept;
+
 /// Bytes of one element's master weight.
 [[nodiscard]] std::int64_t master_bytes(DType dtype, Master master) noexcept;
 
@@ -74,6 +78,7 @@ class ShardedState {
   [[nodiscard]] device::UpdateArrays arrays(std::size_t bucket) const;
 
   void zero_gradients() noexcept;
+  [[nodiscard]] std::span<std::byte> all_gradients() const noexcept;
   /// The whole parameter buffer of this rank.
   [[nodiscard]] std::span<std::byte> all_parameters() const noexcept;
   /// Starts the master weights at the parameters' values.

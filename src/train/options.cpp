@@ -44,6 +44,10 @@ void require_rule(const TrainOptions& options) {
     throw ConfigError(
         fmt::format("--clip must be at least 0 (0: no clipping) and finite, but is {}", clip));
   }
+  if (!(std::isfinite(options.deadline) && options.deadline > 0.0)) {
+    throw ConfigError(
+        fmt::format("--deadline must be above 0 seconds, but is {}", options.deadline));
+  }
   shardmix::validate(rule_of(options));
 }
 

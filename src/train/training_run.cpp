@@ -52,7 +52,8 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
                   .state = options.state,
                   .loss_scaling = options.dtype == fp16 ? dynamic_loss_scaling : LossScaling{},
                   .seed = options.seed,
-                  .micro_batches = plan_.micro_batches}),
+                  .micro_batches = plan_.micro_batches,
+                  .shard_gradients = options.shard_gradients}),
       model_(shape_, optimizer_, options.device, runtime.threads()),
       checkpoints_(runtime, options.out, {.keep_last = options.keep_last}),
       state_{.seed = options.seed,
@@ -132,31 +133,31 @@ bool TrainingRun::is_due(std::int64_t every) const noexcept {
   return step_ == options_.steps || (every > 0 && step_ % every == 0);
 }
 
-double TrainingRun::backward_all(std::int64_t step) {
+LossSum TrainingRun::backward_all(std::int64_t step) {
   const double scale = plan_.loss_weight * optimizer_.loss_scale();
-  double loss = 0.0;
+  LossSum losses;
   optimizer_.zero_gradients();
   for (std::int64_t i = 0; i < plan_.micro_batches; ++i) {
     if (i > 0) optimizer_.accumulate();
-    loss += model_.backward(data_.training(step, plan_.micro_batch(i)), scale);
+    losses.add(model_.backward(data_.training(step, plan_.micro_batch(i)), scale));
   }
-  return loss;
+  return losses;
 }
 
 TrainingRun::StepResult TrainingRun::do_step() {
   const auto start = std::chrono::steady_clock::now();
-  const double local_loss = backward_all(step_ + 1);
+  const LossSum losses = backward_all(step_ + 1);
   StepResult result;
   result.metrics.report = optimizer_.step();
   step_ = result.metrics.report.step;
   // The losses and the wish to stop travel together: one small collective a step.
-  std::array<double, 2> sums{local_loss, StopSignals::received() != 0 ? 1.0 : 0.0};
-  collectives_.all_reduce_sum(std::span<double>(sums));
+  std::int64_t stops = StopSignals::received() != 0 ? 1 : 0;
+  const double loss = losses.reduce(collectives_, stops);
   const std::int64_t tokens = options_.batch * shape_.context;
   state_.tokens += tokens;
-  result.metrics.loss = sums[0] / static_cast<double>(options_.batch);
+  result.metrics.loss = loss / static_cast<double>(options_.batch);
   result.metrics.tokens_per_second = static_cast<double>(tokens) / seconds_since(start);
-  result.stop = sums[1] > 0.0;
+  result.stop = stops > 0;
   return result;
 }
 
@@ -164,13 +165,13 @@ std::optional<double> TrainingRun::held_out_loss() {
   const std::int64_t sequences = data_.held_out_sequences();
   if (sequences == 0) return std::nullopt;
   const SequenceRange local = part_of(sequences, runtime_.rank(), runtime_.size());
-  std::array<double, 1> sum{};
+  LossSum losses;
   // One sequence at a time: the sum's order, and the memory, are the same on any number of ranks.
   for (std::int64_t i = local.begin; i < local.end; ++i) {
-    sum[0] += model_.loss(data_.held_out({.begin = i, .end = i + 1}));
+    losses.add(model_.loss(data_.held_out({.begin = i, .end = i + 1})));
   }
-  collectives_.all_reduce_sum(std::span<double>(sum));
-  return sum[0] / static_cast<double>(sequences);
+  std::int64_t none = 0;
+  return losses.reduce(collectives_, none) / static_cast<double>(sequences);
 }
 
 void TrainingRun::report(const StepMetrics& metrics) {

@@ -10,6 +10,7 @@
 
 #include "shardmix/checkpoints.hpp"
 #include "train/gpt.hpp"
+#include "train/loss_sum.hpp"
 #include "train/metrics.hpp"
 #include "train/options.hpp"
 #include "train/progress.hpp"
@@ -38,7 +39,7 @@ class TrainingRun {
     bool stop = false;
   };
   [[nodiscard]] StepResult do_step();
-  [[nodiscard]] double backward_all(std::int64_t step);
+  [[nodiscard]] LossSum backward_all(std::int64_t step);
   [[nodiscard]] std::optional<double> held_out_loss();
   void report(const StepMetrics& metrics);
   [[nodiscard]] bool is_due(std::int64_t every) const noexcept;

@@ -148,7 +148,7 @@ TEST_P(CollectivesTest, BucketsMayBeWrittenWhenAllHaveRead) {
       const auto reduction = collectives_->begin_reduce(bucket.sliced);
       expect_sum(bucket, reduction->contributions());
     }
-    collectives_->wait_until_read();
+    collectives_->wait_until_read(collectives_->reductions());
     std::memset(bucket.sliced.data, 0, static_cast<std::size_t>(bucket.memory.bytes()));
     for (std::int64_t i = 0; i < bucket.elements; ++i)
       device::store_value(bf16, bucket.sliced.data, i, content(rank_, i));
@@ -186,10 +186,10 @@ class ScalarsTest : public ::testing::Test {
 };
 
 TEST_F(ScalarsTest, AreReduced) {
-  std::array<double, 2> sums{1.5, static_cast<double>(rank_)};
+  std::array<std::int64_t, 2> sums{1'000'000'000'000, rank_};
   collectives_.all_reduce_sum(sums);
-  EXPECT_EQ(sums[0], 1.5 * size_);
-  EXPECT_EQ(sums[1], size_ * (size_ - 1) / 2.0);
+  EXPECT_EQ(sums[0], 1'000'000'000'000 * size_);
+  EXPECT_EQ(sums[1], size_ * (size_ - 1) / 2);
   std::array<std::int64_t, 1> least{10 - rank_};
   collectives_.all_reduce_min(least);
   EXPECT_EQ(least[0], 11 - size_);

@@ -70,11 +70,25 @@ float tree(const std::vector<Source>& sources, std::size_t begin, std::size_t en
   return tree(sources, begin, begin + left, i) + tree(sources, begin + left, end, i);
 }
 
-/// The balanced tree over neighbours of the squares of [begin, end).
-double squares_tree(const std::vector<float>& values, std::size_t begin, std::size_t end) {
-  if (end - begin == 1) return double{values[begin]} * values[begin];
+/// As documented: rows of 32 as a balanced tree for each column, each eight columns in halves, and
+/// their sums as a balanced tree.
+double balanced(const std::vector<double>& terms, std::size_t begin, std::size_t end) {
+  if (end - begin == 1) return terms[begin];
   const std::size_t middle = (begin + end) / 2;
-  return squares_tree(values, begin, middle) + squares_tree(values, middle, end);
+  return balanced(terms, begin, middle) + balanced(terms, middle, end);
+}
+
+double squares_tree(const std::vector<float>& values, std::size_t begin, std::size_t end) {
+  std::vector<double> columns;
+  for (std::size_t eight = begin; eight < begin + 32; eight += 8) {
+    for (const std::size_t column : {0, 4, 2, 6, 1, 5, 3, 7}) {
+      std::vector<double> rows;
+      for (std::size_t i = eight + column; i < end; i += 32)
+        rows.push_back(double{values[i]} * values[i]);
+      columns.push_back(balanced(rows, 0, rows.size()));
+    }
+  }
+  return balanced(columns, 0, columns.size());
 }
 
 TEST(HostReduce, SumsAsABinaryTreeOverTheRanks) {
@@ -130,7 +144,7 @@ TEST(HostReduce, MayAddToTheSumInPlace) {
   EXPECT_EQ(squares, apart.squares);
 }
 
-TEST(HostReduce, SquaresAreATreeOverNeighboursInTheirBlock) {
+TEST(HostReduce, SquaresAreATreeInTheirBlock) {
   const auto values = random_floats(4);
   for (const int threads : {1, 2, 5}) {
     const Reduced result = reduce(*host_device(threads), fp32, {{fp32, values}});

@@ -60,8 +60,14 @@ void update_block(const Kernel& kernel, const UpdateArrays& a, float scale, std:
 
 void reduce_block(const ReduceTask& task, std::int64_t block) {
   alignas(16) float total[lanes][own];
+  double columns[own][lanes];
   double squares[lanes];
   bool usable = true;
+  const auto shuffle_and_add = [](double* values, int offset) {  // as __shfl_xor_sync
+    double before[lanes];
+    std::copy(values, values + lanes, before);
+    for (int l = 0; l < lanes; ++l) values[l] = before[l] + before[l ^ offset];
+  };
   for (int l = 0; l < lanes; ++l) {
     const std::int64_t begin = block * block_elements + l * own;
     sum_tree<own>(task.dtype, task.sources.data(), static_cast<int>(task.sources.size()), begin,
@@ -69,14 +75,20 @@ void reduce_block(const ReduceTask& task, std::int64_t block) {
     add_partials<own>(task.partials.data(), static_cast<int>(task.partials.size()), begin,
                       total[l]);
     copy<own>(total[l], task.sum + begin);
-    squares[l] = sum_of_squares<own>(total[l]);
+    for (int i = 0; i < own; ++i)
+      columns[i][l] = static_cast<double>(total[l][i]) * static_cast<double>(total[l][i]);
     usable = usable && are_usable<own>(total[l]);
   }
-  for (int offset = 1; offset < lanes; offset *= 2) {  // as __shfl_xor_sync
-    double before[lanes];
-    std::copy(squares, squares + lanes, before);
-    for (int l = 0; l < lanes; ++l) squares[l] = before[l] + before[l ^ offset];
+  for (auto& column : columns) {
+    for (int offset = square_columns / own; offset < lanes; offset *= 2)
+      shuffle_and_add(column, offset);
   }
+  for (int l = 0; l < lanes; ++l) {
+    double sums[own];
+    for (int i = 0; i < own; ++i) sums[i] = columns[i][l];
+    squares[l] = sum_of_halves<own>(sums);
+  }
+  for (int offset = 1; offset < square_columns / own; offset *= 2) shuffle_and_add(squares, offset);
   task.block_squares[block] = usable ? squares[0] : std::numeric_limits<double>::infinity();
 }
 
@@ -89,6 +101,10 @@ class WarpDevice final : public Device {
   }
   void release(void* memory, std::size_t /*bytes*/) noexcept override {
     ::operator delete(memory, std::align_val_t(64));
+  }
+
+  void discard(std::byte* memory, std::size_t bytes) override {
+    std::fill_n(memory, bytes, std::byte{0});
   }
 
   void reduce(const ReduceTask& task) override {

@@ -22,6 +22,7 @@ class CountingDevice final : public device::Device {
     bytes_ -= static_cast<std::int64_t>(bytes);
     inner_->release(memory, bytes);
   }
+  void discard(std::byte* memory, std::size_t bytes) override { inner_->discard(memory, bytes); }
   void reduce(const device::ReduceTask& task) override { inner_->reduce(task); }
   void update(const device::UpdateTask& task) override { inner_->update(task); }
   void stream(const device::StreamTask& task) override { inner_->stream(task); }

@@ -1,10 +1,14 @@
 // What a step promises beyond the numbers: the same bits whichever way it is taken.
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
+#include "comm/runtime_impl.hpp"
 #include "optimizer/support.hpp"
 
 namespace shardmix {
@@ -50,6 +54,66 @@ TEST_F(StepTest, ATiedParameterWaitsForAllItsNames) {
     o.mark_ready("embedding");
   });
   EXPECT_EQ(late, expected);
+}
+
+/// Pages of the gradients that are in memory.
+std::int64_t resident_pages(ShardedOptimizer& optimizer) {
+  std::int64_t count = 0;
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  for (const Parameter& p : optimizer.parameters()) {
+    const TensorView view = optimizer.gradient(p.name);
+    const auto begin = reinterpret_cast<std::uintptr_t>(view.data) / page * page;
+    const auto bytes = static_cast<std::size_t>(view.elements * size_of(view.dtype));
+    std::vector<unsigned char> pages(bytes / page + 2);
+    EXPECT_EQ(mincore(reinterpret_cast<void*>(begin), bytes, pages.data()), 0);
+    count += std::ranges::count_if(pages, [](unsigned char state) { return (state & 1) != 0; });
+  }
+  return count;
+}
+
+TEST_F(StepTest, ShardedGradientsTakeTheMemoryOfAFewBuckets) {
+  constexpr std::int64_t bucket = 512 * 1024;  // 2 MiB, a huge page
+  constexpr std::int64_t buckets = 24;
+  Parameters parameters;
+  for (int i = 0; i < buckets; ++i) parameters.add(std::to_string(i), {bucket}, fp32);
+  ShardedOptimizer optimizer(runtime_, parameters, rule,
+                             {.bucket_elements = bucket, .shard_gradients = true});
+  optimizer.broadcast_parameters();
+  EXPECT_EQ(optimizer.memory().gradient, most_gradient_buckets * bucket * 4);
+  const std::int64_t pages = bucket * 4 / sysconf(_SC_PAGESIZE);
+  for (int step = 0; step < 3; ++step) {
+    for (int i = buckets; i-- > 0;) {
+      const auto gradient = optimizer.gradient(std::to_string(i)).as<float>();
+      EXPECT_TRUE(std::ranges::all_of(gradient, [](float x) { return x == 0.0f; })) << i;
+      std::ranges::fill(gradient, 1.0f);
+      optimizer.mark_ready(std::to_string(i));
+      // Reading an untouched page of shared memory brings it in: only private memory is counted.
+      if (runtime_.impl().collectives().name() == "mpi") {
+        EXPECT_LE(resident_pages(optimizer), (most_gradient_buckets + 1) * pages);
+      }
+    }
+    EXPECT_DOUBLE_EQ(optimizer.step().gradient_norm, std::sqrt(double{bucket} * buckets));
+    if (runtime_.impl().collectives().name() == "mpi") {
+      EXPECT_LE(resident_pages(optimizer), pages);
+    }
+  }
+}
+
+TEST_F(StepTest, ShardedGradientsGiveTheSameBits) {
+  for (const std::int64_t micro_batches : {1, 3}) {
+    const auto steps = [&](ShardedOptimizer& o, std::uint32_t step) {
+      for (std::int64_t m = 0; m < micro_batches; ++m) {
+        if (m > 0) o.accumulate();
+        testing::write_gradients(o, step, rank_ + 10 * static_cast<std::uint32_t>(m));
+        for (std::size_t i = o.parameters().size(); i-- > 0;) o.mark_ready(o.parameters()[i].name);
+        o.mark_ready("head");
+      }
+    };
+    const auto whole = train(runtime_, {.options = {.bucket_elements = 256}}, steps);
+    const auto sharded =
+        train(runtime_, {.options = {.bucket_elements = 256, .shard_gradients = true}}, steps);
+    EXPECT_EQ(sharded, whole);
+  }
 }
 
 TEST_F(StepTest, BucketSizeAndThreadsChangeNothing) {
