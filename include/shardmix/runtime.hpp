@@ -26,16 +26,18 @@ struct RuntimeOptions {
   /// or "nccl" (between GPUs).
   std::string collectives = "auto";
   /// How long a rank waits for the others in one operation before all end with an error that names
-  /// the rank at fault.
+  /// the rank at fault. Where MPI itself doesn't come back from a call, the process ends.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
 };
 
 class Runtime {
  public:
-  /// Starts MPI if no one has. Throws CommError or DeviceError.
+  /// Starts MPI if no one has, and then ignores SIGPIPE unless that has a handler: a rank that dies
+  /// would end others by it. Throws CommError or DeviceError.
   Runtime(int& argc, char**& argv, const RuntimeOptions& options = {});
 
-  /// Ends MPI if this object started it.
+  /// Ends MPI if this object started it, together with the other ranks: collective then, but after
+  /// an error.
   ~Runtime();
   Runtime(Runtime&&) noexcept;
   Runtime& operator=(Runtime&&) = delete;

@@ -13,6 +13,7 @@ Progress::Progress(Watch& watch, bool with_thread) : watch_(watch) {
 }
 
 Progress::~Progress() {
+  const Watch::Guarded guarded(watch_);
   {
     const std::scoped_lock lock(mutex_);
     ends_ = true;
@@ -46,6 +47,7 @@ void Progress::drive() {
 
 bool Progress::poll(const Operation& operation) {
   if (!operation.done()) {
+    const Watch::Guarded guarded(watch_);
     if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock()) drive();
   }
   if (!operation.done()) return false;

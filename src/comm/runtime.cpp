@@ -1,8 +1,10 @@
 #include "shardmix/runtime.hpp"
 
 #include <sched.h>
+#include <signal.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -26,6 +28,10 @@ std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv) {
   if (running != 0) return nullptr;
   int provided = 0;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  // Open MPI writes to connections that their other end has left.
+  struct sigaction action {};
+  if (sigaction(SIGPIPE, nullptr, &action) == 0 && action.sa_handler == SIG_DFL)
+    std::signal(SIGPIPE, SIG_IGN);
   return std::make_unique<Runtime::Impl::Mpi>();
 }
 

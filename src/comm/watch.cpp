@@ -11,6 +11,9 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <fstream>
@@ -132,9 +135,16 @@ Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vect
     if (const int handle = process_handle(member.process); handle >= 0)
       process_handles_.emplace_back(r, handle);
   }
+  if (members_.size() > 1) guard_ = std::thread([this] { guard(); });
 }
 
 Watch::~Watch() {
+  {
+    const std::scoped_lock lock(guard_mutex_);
+    guard_ends_ = true;
+  }
+  guard_wakes_.notify_all();
+  if (guard_.joinable()) guard_.join();
   for (const auto& [rank, handle] : process_handles_) close(handle);
   if (over()) {
     (void)new std::list<Sent>(std::move(sent_));  // MPI may go on reading them
@@ -146,6 +156,27 @@ Watch::~Watch() {
   MPI_Comm_free(&communicator_);
 }
 
+void Watch::guard() {
+  // Its own turns are counted, not time: the process may be stopped for long.
+  constexpr int most_turns = 20;
+  const auto turn = (deadline_ + 2 * grace()) / most_turns;
+  std::int64_t seen = 0;
+  std::unique_lock lock(guard_mutex_);
+  for (int turns = 0; turns < most_turns; ++turns) {
+    if (guard_wakes_.wait_for(lock, turn, [this] { return guard_ends_; })) return;
+    if (guarded_ == 0 || seen != turns_) turns = 0;
+    seen = turns_;
+  }
+  const std::unique_lock verdict_lock(mutex_, std::try_to_lock);
+  const std::string known = verdict_lock.owns_lock() ? verdict_ : "";
+  const std::string line =
+      fmt::format("rank {}: {}; this process is ended, as MPI doesn't come back from a call\n",
+                  rank_, known.empty() ? "a connection to another rank may be broken" : known);
+  std::fputs(line.c_str(), stderr);
+  std::fflush(nullptr);
+  std::_Exit(1);
+}
+
 void Watch::enter() {
   throw_verdict();
   ++entered_;
@@ -154,6 +185,7 @@ void Watch::enter() {
 void Watch::begin(std::string_view what, const std::function<void()>& call) {
   enter();
   try {
+    const Guarded guarded(*this);
     call();
   } catch (const CommError& error) {
     wait(what, [&]() -> bool { throw CommError(error); });
@@ -167,6 +199,7 @@ milliseconds Watch::grace() const {
 void Watch::wait(std::string_view what, const std::function<bool()>& done) {
   throw_verdict();
   const Counted waiting(waiting_);
+  const Guarded guarded(*this);
   std::string cause;  // what MPI threw: it met a broken connection, say
   const auto poll_done = [&] {
     try {
@@ -181,6 +214,7 @@ void Watch::wait(std::string_view what, const std::function<bool()>& done) {
   Backoff backoff;
   for (;;) {
     if (poll_done()) return;
+    ++turns_;
     backoff.pause();
     const auto now = Clock::now();
     if (now - looked < between_looks) continue;
@@ -241,7 +275,13 @@ void Watch::take(const Note& note, int from) {
         answers_[static_cast<std::size_t>(from)] = {note.entered, note.state};
       break;
     case NoteKind::verdict:
-      if (verdict_.empty()) verdict_ = note.text.data();
+      if (verdict_.empty()) {
+        verdict_ = note.text.data();
+        // The sender's way to them may be broken.
+        for (const auto& [neighbour, handle] : process_handles_) {
+          if (neighbour != from) post(note, neighbour);
+        }
+      }
       unheard_.erase(from);
       post({.kind = NoteKind::heard}, from);
       break;
@@ -261,6 +301,7 @@ void Watch::post(const Note& note, int to) {
 }
 
 void Watch::throw_verdict() {
+  const Guarded guarded(*this);
   {
     const std::scoped_lock lock(mutex_);
     if (verdict_.empty()) return;
@@ -329,6 +370,7 @@ bool Watch::inquire(std::string_view what, const std::function<bool()>& done) {
   // deadline when it goes on.
   for (const auto end = Clock::now() + grace(); Clock::now() < end;) {
     if (done()) return true;
+    ++turns_;
     listen();
     throw_verdict();
     look_for_dead(what);
@@ -403,8 +445,10 @@ Watch::Condition Watch::condition(int rank) const {
   const auto found = std::ranges::find(process_handles_, rank, &std::pair<int, int>::first);
   if (found == process_handles_.end()) return {};
   if (const auto status = find_exit_status(found->second)) {
-    if (WIFSIGNALED(*status))
-      return {.killed = true, .text = fmt::format(", ended by signal {}", WTERMSIG(*status))};
+    if (WIFSIGNALED(*status)) {
+      return {.killed = WTERMSIG(*status) != SIGPIPE,
+              .text = fmt::format(", ended by signal {}", WTERMSIG(*status))};
+    }
     return {.text = fmt::format(", ended with exit code {}", WEXITSTATUS(*status))};
   }
   if (is_process_stopped(members_[static_cast<std::size_t>(rank)].process))
@@ -426,6 +470,7 @@ std::string Watch::describe(const std::vector<int>& ranks) const {
 
 void Watch::leave(std::string_view error) noexcept {
   if (over_) return;
+  const Guarded guarded(*this);
   try {
     listen();
     const std::string own = describe({rank_});

@@ -15,6 +15,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -23,6 +24,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 namespace shardmix::comm {
@@ -60,6 +62,22 @@ class Watch {
   /// Waits for an MPI request.
   void finish(MPI_Request& request, std::string_view what);
 
+  /// While it lives, this thread may be held up by MPI or by a thread that is. Where that lasts
+  /// beyond all deadlines the process ends itself: nothing else ends a call of MPI.
+  class Guarded {
+   public:
+    explicit Guarded(Watch& watch) : watch_(watch) { ++watch_.guarded_; }
+    ~Guarded() {
+      --watch_.guarded_;
+      ++watch_.turns_;
+    }
+    Guarded(const Guarded&) = delete;
+    Guarded& operator=(const Guarded&) = delete;
+
+   private:
+    Watch& watch_;
+  };
+
   /// Answers other ranks' questions. From any thread.
   void listen();
 
@@ -87,6 +105,7 @@ class Watch {
     if (ends_) return State::ends;
     return waiting_ > 0 ? State::waits : State::computes;
   }
+  void guard();
   void throw_verdict();
   /// Until all have heard the verdict that this rank sent, and its own last answers have left.
   void settle();
@@ -100,7 +119,7 @@ class Watch {
   /// What the system knows of a process of this node.
   struct Condition {
     bool stopped = false;
-    bool killed = false;  ///< by a signal
+    bool killed = false;  ///< by a signal, but not at a broken connection
     std::string text = {};
   };
   [[nodiscard]] Condition condition(int rank) const;
@@ -126,7 +145,13 @@ class Watch {
   };
   std::vector<Answer> answers_;  ///< of each rank
   std::string verdict_;
-  std::set<int> unheard_;  ///< were sent the verdict and haven't said that they have it
+  std::set<int> unheard_;         ///< were sent the verdict and haven't said that they have it
+  std::atomic<int> guarded_ = 0;  ///< threads in calls that may not return
+  std::atomic<std::int64_t> turns_ = 0;  ///< grows while those get on
+  std::mutex guard_mutex_;
+  std::condition_variable guard_wakes_;
+  bool guard_ends_ = false;
+  std::thread guard_;
 };
 
 }  // namespace shardmix::comm

@@ -2,8 +2,10 @@
 // ranks, or has one throw, and reads what the others say.
 
 #include <fmt/format.h>
+#include <mpi.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -29,6 +31,7 @@ struct Options {
   unsigned seed = 0;
   int throw_at = 0;  ///< in ms after the first step
   int throw_rank = -1;
+  bool hangs = false;             ///< in MPI, instead of throwing
   bool runtime_outlives = false;  ///< the error: it is caught where the runtime still lives
   std::string directory = ".";    ///< rank R writes ready.R and error.R there
 };
@@ -44,10 +47,17 @@ Options read_options(int argc, char** argv) {
   number("--seed", options.seed);
   number("--throw-at", options.throw_at);
   number("--throw-rank", options.throw_rank);
+  number("--hangs", options.hangs);
   number("--runtime-outlives", options.runtime_outlives);
   if (values.contains("--collectives")) options.collectives = values["--collectives"];
   if (values.contains("--directory")) options.directory = values["--directory"];
   return options;
+}
+
+std::atomic<bool> mpi_hangs = false;
+
+void maybe_hang() {
+  while (mpi_hangs) pause();
 }
 
 /// Under its name at once as a whole: time (of CLOCK_MONOTONIC, in seconds) and text.
@@ -126,7 +136,8 @@ class Run {
     if (Clock::now() - *began_ < std::chrono::milliseconds(options_.throw_at)) return;
     if (own_() % 7 == 0) {
       report(options_, "thrown", rank_, "");
-      throw std::runtime_error("thrown on purpose");
+      mpi_hangs = options_.hangs;
+      if (!mpi_hangs) throw std::runtime_error("thrown on purpose");
     }
   }
 
@@ -140,6 +151,23 @@ class Run {
 };
 
 }  // namespace
+
+// In front of the MPI library's own (chapter "Profiling interface" of the standard).
+extern "C" int MPI_Test(MPI_Request* request, int* flag, MPI_Status* status) {
+  maybe_hang();
+  return PMPI_Test(request, flag, status);
+}
+
+extern "C" int MPI_Testall(int count, MPI_Request* requests, int* flag, MPI_Status* statuses) {
+  maybe_hang();
+  return PMPI_Testall(count, requests, flag, statuses);
+}
+
+extern "C" int MPI_Iprobe(int source, int tag, MPI_Comm communicator, int* flag,
+                          MPI_Status* status) {
+  maybe_hang();
+  return PMPI_Iprobe(source, tag, communicator, flag, status);
+}
 
 int main(int argc, char** argv) {
   alarm(120);

@@ -1,5 +1,5 @@
-"""Faults at random moments of a run: a rank is killed, stopped, cut off or throws. All others have to end by themselves,
-each with an error that names the rank at fault, and nothing may be left.
+"""Faults at random moments of a run: a rank is killed, stopped, cut off, throws or hangs in MPI. All others have to end by
+themselves, each with an error that names the rank at fault, and nothing may be left.
 
     faults_test.py                              a moment or two of each
     faults_test.py --moments 50 --only kill     fifty of each with such a fault, or place, or transport
@@ -43,6 +43,7 @@ CASES = [
     ("stop", "node", "shared"), ("stop", "node", "mpi"), ("stop", "2x2", "hierarchical"),
     ("cut", "2x2", "hierarchical"), ("cut", "2x2", "mpi"),
     ("throw", "node", "shared"), ("throw", "node", "mpi"), ("throw", "2x2", "hierarchical"),
+    ("hang", "node", "shared"), ("hang", "node", "mpi"),
     ("kill", "plain", "auto"), ("stop", "plain", "auto"), ("throw", "plain", "auto"),
 ]
 
@@ -141,7 +142,7 @@ def shared_memory():
 
 def inject(fault, victim, job, cluster):
     """Returns when."""
-    if fault == "throw":
+    if fault in ("throw", "hang"):
         until(lambda: job.have("thrown", [victim]), 30)
         return job.read("thrown", victim)[0]
     when = time.monotonic()
@@ -189,8 +190,9 @@ def moment(fault, place, transport, draw, cluster=None):
     victim = draw.randrange(ranks)
     options = ["--collectives", transport, "--seed", str(draw.randrange(1000)),
                "--runtime-outlives", str(draw.randrange(2))]
-    if fault == "throw":
-        options += ["--throw-rank", str(victim), "--throw-at", str(draw.randrange(400))]
+    if fault in ("throw", "hang"):
+        options += ["--throw-rank", str(victim), "--throw-at", str(draw.randrange(400)),
+                    "--hangs", str(int(fault == "hang"))]
     outcome = Outcome()
     files, _ = shared_memory()
     with Job(ranks, options, cluster, place == "plain") as job:
@@ -214,6 +216,8 @@ def moment(fault, place, transport, draw, cluster=None):
             judge(job, fault, victim, began, hosts, outcome)
             if fault == "throw" and "on purpose" not in (job.read("error", victim) or (0, ""))[1]:
                 outcome.failures.append(f"rank {victim} threw and says {job.read('error', victim)}")
+            if fault == "hang" and not until(lambda: "come back" in job.said(), LIMIT):
+                outcome.failures.append(f"rank {victim} hangs in MPI and doesn't say so")
             if fault == "stop":
                 os.kill(job.processes()[victim], signal.SIGCONT)
         if not until(lambda: not job.processes(), LIMIT):
@@ -250,7 +254,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--moments", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", action="append", default=[], help="a fault, a place or a transport; or a list: one of it")
+    parser.add_argument("--only", action="append", default=[], help="faults, places or transports")
     arguments = parser.parse_args()
     failed = False
     tried = 0
@@ -266,7 +270,8 @@ def main():
         tried += 1
         right = sum(not o.failures for o in outcomes)
         seconds = [o.seconds for o in outcomes]
-        print(f"{case[0]:5} {case[1]:5} {case[2]:13} {len(outcomes):7} {right:5} {sum(o.ended_by_mpi for o in outcomes):12} "
+        by_mpi = sum(o.ended_by_mpi for o in outcomes)
+        print(f"{case[0]:5} {case[1]:5} {case[2]:13} {len(outcomes):7} {right:5} {by_mpi:12} "
               f"{statistics.median(seconds):9.2f} {max(seconds):6.2f}", flush=True)
         failed = failed or right < len(outcomes)
     if not tried:
