@@ -66,7 +66,7 @@ struct TrainOptions {
   RuleOptions rule;
 
   DeviceKind device = DeviceKind::host;
-  int threads = 0;                   ///< of each rank; 0: its share of the node's cores
+  int threads = 0;  ///< of each rank; 0: its share of the node's cores
   bool shard_gradients = false;
   std::string collectives = "auto";  ///< see RuntimeOptions
   double deadline = 600.0;           ///< seconds
