@@ -59,8 +59,11 @@ class Update(unittest.TestCase):
             self.assertRegex(complaints(result)[0], pattern)
 
     def test_help(self):
-        for arguments in (["bench", "--help"], ["bench", "update", "--help"], ["help", "bench"]):
-            self.assertIn("bf16-compact", run(*arguments).stdout)
+        for what in ("update", "step", "collectives"):
+            self.assertIn(what, run("bench", "--help").stdout)
+            self.assertIn(what, run("help", "bench").stdout)
+            self.assertIn("--rounds N", run("bench", what, "--help").stdout)
+        self.assertIn("bf16-compact", run("bench", "update", "--help").stdout)
 
 
 if __name__ == "__main__":

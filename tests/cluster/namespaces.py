@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -20,6 +21,14 @@ class Unavailable(Exception):
     """Why this system or this user can't have virtual hosts."""
 
 
+def is_in_chroot() -> bool:
+    """Entering a mount namespace, even our own, takes the namespace's root."""
+    entered = subprocess.run(["nsenter", "-m", "-t", str(os.getpid()), "stat", "-c", "%d:%i", "/"],
+                             capture_output=True, text=True, check=False)
+    own = os.stat("/")
+    return entered.returncode == 0 and entered.stdout.strip() != f"{own.st_dev}:{own.st_ino}"
+
+
 def check_system() -> None:
     if sys.platform != "linux":
         raise Unavailable("virtual hosts are made of Linux' namespaces, and this is another system")
@@ -31,6 +40,8 @@ def check_system() -> None:
     for tool in ("ip", "tc", "unshare", "nsenter", "bash"):
         if not shutil.which(tool):
             raise Unavailable(f"virtual hosts need the command {tool} (Debian's packages iproute2 and util-linux)")
+    if is_in_chroot():
+        raise Unavailable("virtual hosts can't be made inside a chroot: entering a mount namespace leaves it")
 
 
 def failure(doing: str, said: str) -> Exception:
