@@ -34,7 +34,8 @@ DEADLINE = 1.5
 LIMIT = DEADLINE + 0.4 + 8
 
 # However we end: it and the program go on for minutes alone.
-SHELL = 'trap "" TERM; "$@" & wait $!; i=0; while [ ! -e "{over}" ] && [ $((i += 1)) -lt 1200 ]; do sleep 0.1; done'
+SHELL = '''trap "" TERM; "$@" & wait $!; echo "0 $?" >"{place}/status.$OMPI_COMM_WORLD_RANK"
+i=0; while [ ! -e "{place}/over" ] && [ $((i += 1)) -lt 1200 ]; do sleep 0.1; done'''
 # Hosts and ranks of each, where it isn't this machine.
 PLACES = {"node": None, "plain": None, "2x2": (2, 2), "3x1": (3, 1)}
 CASES = [
@@ -63,7 +64,7 @@ class Job:
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="shardmix-fault-"))
         program = [PROGRAM, "--directory", str(self.directory), "--deadline", str(int(DEADLINE * 1000)), *options]
         if not plain:
-            program = ["sh", "-c", SHELL.format(over=self.directory / "over"), "sh", *program]
+            program = ["sh", "-c", SHELL.format(place=self.directory), "sh", *program]
         with open(self.directory / "said", "w", encoding="utf-8") as said:
             how = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
             if cluster:
@@ -168,10 +169,13 @@ def judge(job, fault, victim, began, hosts, outcome):
         if rank in alive():
             outcome.failures.append(f"rank {rank} hangs where rank {victim} is at fault")
         elif rank in lost:
-            if fault == "kill" and host[rank] != host[victim]:
+            until(lambda: job.have("status", [rank]), 5)
+            status = int((job.read("status", rank) or (0, "255"))[1])
+            if fault == "kill" and host[rank] != host[victim] and status < 128 and "Sanitizer" not in job.said():
                 outcome.ended_by_mpi += 1
             else:
-                outcome.failures.append(f"rank {rank} ended without a message where rank {victim} is at fault")
+                outcome.failures.append(f"rank {rank} ended without a message, with status {status}, where rank "
+                                        f"{victim} is at fault")
         else:
             when, message = job.read("error", rank)
             outcome.seconds = max(outcome.seconds, when - began)
