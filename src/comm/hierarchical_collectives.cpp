@@ -17,10 +17,19 @@
 namespace shardmix::comm {
 namespace {
 
-/// Elements of a sum that are added and sent as one message.
-constexpr std::int64_t chunk_elements = std::int64_t{1} << 18;
+/// What is added, sent, received and copied as one. Below the 64 KiB up to which MPI libraries send
+/// over TCP at once: beyond, each message waits for an answer that stands in line behind the bulk
+/// which travels the other way.
+constexpr std::int64_t chunk_bytes = std::int64_t{60} << 10;
 constexpr int first_tag = 2;
 constexpr std::int64_t tags = 16384;
+
+/// Calls visit(begin, bytes).
+template <class Visit>
+void for_each_chunk(std::int64_t bytes, const Visit& visit) {
+  for (std::int64_t begin = 0; begin < bytes; begin += chunk_bytes)
+    visit(begin, std::min(chunk_bytes, bytes - begin));
+}
 
 class HierarchicalCollectives final : public Collectives {
  public:
@@ -125,6 +134,7 @@ class NodeSums final : public Operation {
   }
 
   bool advance() override {
+    messages_.begin();
     if (!all_posted_) {
       all_posted_ = collectives_.memory().all_reached(&NodeCounters::posted, number_);
       if (!all_posted_) return false;
@@ -134,7 +144,7 @@ class NodeSums final : public Operation {
       add(work);
       if (work.rank != collectives_.rank()) {
         messages_.send(work.to, 4 * work.elements, work.rank);
-        (void)messages_.done();
+        (void)messages_.done();  // moves what is under way
       }
     }
     return messages_.done();
@@ -155,13 +165,6 @@ class NodeSums final : public Operation {
 
   [[nodiscard]] std::int64_t sum_bytes(int rank) const {
     return bucket_.slice_bytes(rank) / size_of(bucket_.dtype) * 4;
-  }
-
-  template <class Visit>
-  static void for_each_chunk(std::int64_t bytes, const Visit& visit) {
-    constexpr std::int64_t chunk = 4 * chunk_elements;
-    for (std::int64_t begin = 0; begin < bytes; begin += chunk)
-      visit(begin, std::min(chunk, bytes - begin));
   }
 
   void add_work(int rank, std::byte* to) {
@@ -226,59 +229,40 @@ class NodeCopies final : public Operation {
   NodeCopies(HierarchicalCollectives& collectives, const SlicedBucket& bucket, std::int64_t number)
       : collectives_(collectives),
         number_(number),
+        arrivals_(collectives.communicator(), tag_of(number, true)),
         sends_(collectives.communicator(), tag_of(number, true)) {
     const int rank = collectives.rank();
     for (const int r : collectives.counterparts()) {
       const std::vector<std::byte*> copies = collectives.neighbours(bucket, r);
-      for_each_chunk(bucket, r, [&](std::int64_t begin, std::int64_t bytes) {
-        Arrival& arrival =
-            arrivals_.emplace_back(Arrival{.at = bucket.slice(r) + begin, .bytes = bytes});
-        for (std::byte* copy : copies) arrival.copies.push_back(copy + begin);
-        arrival.message =
-            std::make_unique<Messages>(collectives.communicator(), tag_of(number, true));
-        arrival.message->receive(arrival.at, bytes, r);
+      for_each_chunk(bucket.slice_bytes(r), [&](std::int64_t begin, std::int64_t bytes) {
+        std::byte* at = bucket.slice(r) + begin;
+        arrivals_.receive(at, bytes, r, [at, begin, bytes, copies] {
+          for (std::byte* copy : copies)
+            std::memcpy(copy + begin, at, static_cast<std::size_t>(bytes));
+        });
       });
-      for_each_chunk(bucket, rank, [&](std::int64_t begin, std::int64_t bytes) {
+      for_each_chunk(bucket.slice_bytes(rank), [&](std::int64_t begin, std::int64_t bytes) {
         sends_.send(bucket.slice(rank) + begin, bytes, r);
       });
     }
   }
 
   bool advance() override {
-    std::erase_if(arrivals_, [](Arrival& arrival) {
-      if (!arrival.message->done()) return false;
-      for (std::byte* copy : arrival.copies)
-        std::memcpy(copy, arrival.at, static_cast<std::size_t>(arrival.bytes));
-      return true;
-    });
-    if (!arrivals_.empty()) return false;
+    const bool has_arrived = arrivals_.done();
+    const bool is_sent = sends_.done();
+    if (!has_arrived) return false;
     // In the order of gathers, which the counter can't leave.
     std::atomic<std::int64_t>& written = collectives_.memory().own().written;
     if (written.load(std::memory_order_relaxed) == number_ - 1)
       written.store(number_, std::memory_order_release);
-    return sends_.done() && written.load(std::memory_order_relaxed) >= number_;
+    return is_sent && written.load(std::memory_order_relaxed) >= number_;
   }
 
  private:
-  struct Arrival {
-    std::byte* at = nullptr;
-    std::int64_t bytes = 0;
-    std::vector<std::byte*> copies = {};
-    std::unique_ptr<Messages> message = nullptr;
-  };
-
-  template <class Visit>
-  static void for_each_chunk(const SlicedBucket& bucket, int slice, const Visit& visit) {
-    constexpr std::int64_t chunk = 4 * chunk_elements;
-    const std::int64_t bytes = bucket.slice_bytes(slice);
-    for (std::int64_t begin = 0; begin < bytes; begin += chunk)
-      visit(begin, std::min(chunk, bytes - begin));
-  }
-
   HierarchicalCollectives& collectives_;
   std::int64_t number_;
+  Messages arrivals_;
   Messages sends_;
-  std::vector<Arrival> arrivals_;
 };
 
 class HierarchicalGather final : public Gather {

@@ -1,6 +1,8 @@
 #include "comm/progress.hpp"
 
+#include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "comm/backoff.hpp"
@@ -23,32 +25,35 @@ Progress::~Progress() {
 }
 
 void Progress::start(std::shared_ptr<Operation> operation) {
-  {
-    const std::scoped_lock lock(mutex_);
+  if (thread_.joinable()) {
+    {
+      const std::scoped_lock lock(mutex_);
+      started_.push_back(std::move(operation));
+    }
+    has_work_.notify_one();
+  } else {
     operations_.push_back(std::move(operation));
     drive();
   }
-  has_work_.notify_one();
 }
 
-/// The caller holds the lock.
-void Progress::drive() {
-  if (watch_.over()) return;
-  std::erase_if(operations_, [](const std::shared_ptr<Operation>& operation) {
-    try {
-      if (!operation->advance()) return false;
-    } catch (...) {
-      operation->error_ = std::current_exception();
-    }
-    operation->done_.store(true, std::memory_order_release);
-    return true;
-  });
+bool Progress::drive() {
+  if (watch_.over()) return false;
+  return std::erase_if(operations_, [](const std::shared_ptr<Operation>& operation) {
+           try {
+             if (!operation->advance()) return false;
+           } catch (...) {
+             operation->error_ = std::current_exception();
+           }
+           operation->done_.store(true, std::memory_order_release);
+           return true;
+         }) > 0;
 }
 
 bool Progress::poll(const Operation& operation) {
-  if (!operation.done()) {
+  if (!operation.done() && !thread_.joinable()) {
     const Watch::Guarded guarded(watch_);
-    if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock()) drive();
+    drive();
   }
   if (!operation.done()) return false;
   if (operation.error_) std::rethrow_exception(operation.error_);
@@ -73,23 +78,24 @@ bool Progress::leave(const Operation& operation) noexcept {
 void Progress::run() {
   Backoff backoff;
   auto listened = std::chrono::steady_clock::now();
-  std::unique_lock lock(mutex_);
-  while (!ends_) {
-    if (operations_.empty() || watch_.over()) {
-      has_work_.wait_for(lock, std::chrono::milliseconds(50));
-      backoff.reset();
-    } else {
-      drive();
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      if (started_.empty() && !ends_ && (operations_.empty() || watch_.over()))
+        has_work_.wait_for(lock, std::chrono::milliseconds(50));
+      if (ends_) return;
+      if (!started_.empty()) backoff.reset();
+      std::ranges::move(started_, std::back_inserter(operations_));
+      started_.clear();
     }
-    lock.unlock();
+    if (drive()) backoff.reset();
     // A rank whose own thread computes answers through this one.
     if (const auto now = std::chrono::steady_clock::now();
         now - listened > std::chrono::milliseconds(50)) {
       listened = now;
       watch_.listen();
     }
-    backoff.pause();
-    lock.lock();
+    if (!operations_.empty()) backoff.pause();
   }
 }
 
