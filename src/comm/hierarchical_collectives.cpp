@@ -4,7 +4,7 @@
 
 #include "comm/messages.hpp"
 #include "comm/mpi_check.hpp"
-#include "comm/node_memory.hpp"
+#include "comm/node_collectives.hpp"
 #include "comm/progress.hpp"
 #include "comm/staging.hpp"
 #include "comm/transports.hpp"
@@ -31,14 +31,13 @@ void for_each_chunk(std::int64_t bytes, const Visit& visit) {
     visit(begin, std::min(chunk_bytes, bytes - begin));
 }
 
-class HierarchicalCollectives final : public Collectives {
+class HierarchicalCollectives final : public NodeCollectives {
  public:
   HierarchicalCollectives(Group& group, device::Device& device)
-      : Collectives(group, device),
+      : NodeCollectives(group, device),
         communicator_(duplicate(group.communicator())),
         adder_(device::host_device(1)),
         staging_(device),
-        memory_(*this),
         progress_(group.watch(), group.allows_threads()) {}
 
   ~HierarchicalCollectives() override {
@@ -46,25 +45,13 @@ class HierarchicalCollectives final : public Collectives {
   }
 
   std::string_view name() const noexcept override { return "hierarchical"; }
-  device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
-  bool is_read(std::int64_t reductions) override {
-    return memory_.all_reached(&NodeCounters::finished, reductions);
-  }
-  void wait_until_read(std::int64_t reductions) override;
-  void discard(std::byte* memory, std::int64_t bytes) override {
-    NodeMemory::discard(memory, bytes);
-  }
-  std::vector<std::byte*> copies(const SlicedBucket& bucket) override {
-    return neighbours(bucket, rank());
-  }
   std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
 
   [[nodiscard]] const Topology& topology() const noexcept { return group().topology(); }
   [[nodiscard]] MPI_Comm communicator() const noexcept { return communicator_; }
   [[nodiscard]] device::Device& adder() const noexcept { return *adder_; }
   [[nodiscard]] Staging& staging() noexcept { return staging_; }
-  [[nodiscard]] NodeMemory& memory() noexcept { return memory_; }
   [[nodiscard]] Progress& progress() noexcept { return progress_; }
 
   /// The ranks that have this one's place on the other nodes, the next node first.
@@ -76,19 +63,10 @@ class HierarchicalCollectives final : public Collectives {
     return ranks;
   }
 
-  /// The copies that this rank's neighbours have of a slice.
-  [[nodiscard]] std::vector<std::byte*> neighbours(const SlicedBucket& bucket, int slice) const {
-    std::vector<std::byte*> places = memory_.views(bucket.slice(slice), bucket.slice_bytes(slice));
-    places.erase(places.begin() + topology().local_rank);
-    return places;
-  }
-
  private:
   MPI_Comm communicator_;
   std::unique_ptr<device::Device> adder_;  ///< its sums may go on beside the device's own work
   Staging staging_;
-  NodeMemory memory_;
-  std::int64_t gathers_ = 0;
   Progress progress_;  // ends first: its thread uses the others
 };
 
@@ -298,21 +276,12 @@ std::unique_ptr<Reduction> HierarchicalCollectives::begin_reduce(const SlicedBuc
   return begun;
 }
 
-void HierarchicalCollectives::wait_until_read(std::int64_t reductions) {
-  group().watch().wait("the node to read this rank's gradients",
-                       [&] { return is_read(reductions); });
-}
-
 std::unique_ptr<Gather> HierarchicalCollectives::begin_gather(const SlicedBucket& bucket,
                                                               Written written) {
-  if (written == Written::here) {
-    for (std::byte* copy : copies(bucket)) {
-      std::memcpy(copy, bucket.slice(rank()), static_cast<std::size_t>(bucket.slice_bytes(rank())));
-    }
-  }
+  const std::int64_t number = publish(bucket, written);
   std::unique_ptr<Gather> begun;
   group().watch().begin(
-      "a gather", [&] { begun = std::make_unique<HierarchicalGather>(*this, bucket, ++gathers_); });
+      "a gather", [&] { begun = std::make_unique<HierarchicalGather>(*this, bucket, number); });
   return begun;
 }
 

@@ -1,26 +1,9 @@
-#include <source_location>
-
-#include <fmt/format.h>
-
 #include "comm/messages.hpp"
-#include "comm/mpi_check.hpp"
 #include "comm/progress.hpp"
 #include "comm/staging.hpp"
 #include "comm/transports.hpp"
-#include "shardmix/error.hpp"
 
 namespace shardmix::comm {
-
-void check(int status, const char* call, std::source_location where) {
-  if (status == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING] = "";
-  int length = 0;
-  MPI_Error_string(status, text, &length);
-  int rank = -1;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  throw CommError(fmt::format("{} failed on rank {} ({}:{}): {}", call, rank, where.file_name(),
-                              where.line(), text));
-}
 
 namespace {
 

@@ -10,9 +10,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
-#include <span>
 #include <vector>
 
 #include "comm/collectives.hpp"

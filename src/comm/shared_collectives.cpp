@@ -1,38 +1,22 @@
-#include <cstring>
-
-#include "comm/node_memory.hpp"
+#include "comm/node_collectives.hpp"
 #include "comm/progress.hpp"
 #include "comm/transports.hpp"
 
 namespace shardmix::comm {
 namespace {
 
-class SharedCollectives final : public Collectives {
+class SharedCollectives final : public NodeCollectives {
  public:
   SharedCollectives(Group& group, device::Device& device)
-      : Collectives(group, device),
-        memory_(*this),
+      : NodeCollectives(group, device),
         progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
 
   std::string_view name() const noexcept override { return "shared"; }
-  device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   bool reads_in_place() const noexcept override { return true; }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
-  bool is_read(std::int64_t reductions) override {
-    return memory_.all_reached(&NodeCounters::finished, reductions);
-  }
-  void wait_until_read(std::int64_t reductions) override;
-  void discard(std::byte* memory, std::int64_t bytes) override {
-    NodeMemory::discard(memory, bytes);
-  }
-  std::vector<std::byte*> copies(const SlicedBucket& bucket) override;
   std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
 
-  [[nodiscard]] NodeMemory& memory() noexcept { return memory_; }
-
  private:
-  NodeMemory memory_;
-  std::int64_t gathers_ = 0;
   Progress progress_;  ///< of no operation: it answers other ranks while this one computes
 };
 
@@ -91,26 +75,10 @@ std::unique_ptr<Reduction> SharedCollectives::begin_reduce(const SlicedBucket& b
   return std::make_unique<SharedReduction>(*this, bucket, count_reduction());
 }
 
-void SharedCollectives::wait_until_read(std::int64_t reductions) {
-  group().watch().wait("the peers to read this rank's gradients",
-                       [&] { return is_read(reductions); });
-}
-
-std::vector<std::byte*> SharedCollectives::copies(const SlicedBucket& bucket) {
-  std::vector<std::byte*> places = memory_.views(bucket.slice(rank()), bucket.slice_bytes(rank()));
-  places.erase(places.begin() + rank());
-  return places;
-}
-
 std::unique_ptr<Gather> SharedCollectives::begin_gather(const SlicedBucket& bucket,
                                                         Written written) {
   group().watch().enter();
-  if (written == Written::here) {
-    for (std::byte* copy : copies(bucket)) {
-      std::memcpy(copy, bucket.slice(rank()), static_cast<std::size_t>(bucket.slice_bytes(rank())));
-    }
-  }
-  return std::make_unique<SharedGather>(*this, ++gathers_);
+  return std::make_unique<SharedGather>(*this, publish(bucket, written));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "comm/transports.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdio>
 
@@ -19,7 +18,7 @@ std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_
     return topology.nodes == 1 ? shared_collectives(group, device)
                                : hierarchical_collectives(group, device);
   } catch (const CommError& error) {  // the same on all ranks
-    if (group.rank() == 0) fmt::print(stderr, "warning: {}; it is used instead\n", error.what());
+    if (group.rank() == 0) fmt::print(stderr, "warning: {}, and is used\n", error.what());
     return mpi_collectives(group, device);
   }
 }
