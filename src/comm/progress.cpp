@@ -1,8 +1,6 @@
 #include "comm/progress.hpp"
 
-#include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <utility>
 
 #include "comm/backoff.hpp"
@@ -25,35 +23,34 @@ Progress::~Progress() {
 }
 
 void Progress::start(std::shared_ptr<Operation> operation) {
-  if (thread_.joinable()) {
-    {
-      const std::scoped_lock lock(mutex_);
-      started_.push_back(std::move(operation));
-    }
-    has_work_.notify_one();
-  } else {
+  {
+    ++starting_;
+    const std::scoped_lock lock(mutex_);
+    --starting_;
     operations_.push_back(std::move(operation));
     drive();
   }
+  has_work_.notify_one();
 }
 
-bool Progress::drive() {
-  if (watch_.over()) return false;
-  return std::erase_if(operations_, [](const std::shared_ptr<Operation>& operation) {
-           try {
-             if (!operation->advance()) return false;
-           } catch (...) {
-             operation->error_ = std::current_exception();
-           }
-           operation->done_.store(true, std::memory_order_release);
-           return true;
-         }) > 0;
+/// The caller holds the lock.
+void Progress::drive() {
+  if (watch_.over()) return;
+  std::erase_if(operations_, [](const std::shared_ptr<Operation>& operation) {
+    try {
+      if (!operation->advance()) return false;
+    } catch (...) {
+      operation->error_ = std::current_exception();
+    }
+    operation->done_.store(true, std::memory_order_release);
+    return true;
+  });
 }
 
 bool Progress::poll(const Operation& operation) {
-  if (!operation.done() && !thread_.joinable()) {
+  if (!operation.done()) {
     const Watch::Guarded guarded(watch_);
-    drive();
+    if (const std::unique_lock lock(mutex_, std::try_to_lock); lock.owns_lock()) drive();
   }
   if (!operation.done()) return false;
   if (operation.error_) std::rethrow_exception(operation.error_);
@@ -78,24 +75,24 @@ bool Progress::leave(const Operation& operation) noexcept {
 void Progress::run() {
   Backoff backoff;
   auto listened = std::chrono::steady_clock::now();
-  while (true) {
-    {
-      std::unique_lock lock(mutex_);
-      if (started_.empty() && !ends_ && (operations_.empty() || watch_.over()))
-        has_work_.wait_for(lock, std::chrono::milliseconds(50));
-      if (ends_) return;
-      if (!started_.empty()) backoff.reset();
-      std::ranges::move(started_, std::back_inserter(operations_));
-      started_.clear();
+  std::unique_lock lock(mutex_);
+  while (!ends_) {
+    if (operations_.empty() || watch_.over()) {
+      has_work_.wait_for(lock, std::chrono::milliseconds(50));
+      backoff.reset();
+    } else {
+      drive();
     }
-    if (drive()) backoff.reset();
+    lock.unlock();
+    while (starting_ > 0) std::this_thread::yield();  // a mutex isn't fair
     // A rank whose own thread computes answers through this one.
     if (const auto now = std::chrono::steady_clock::now();
         now - listened > std::chrono::milliseconds(50)) {
       listened = now;
       watch_.listen();
     }
-    if (!operations_.empty()) backoff.pause();
+    backoff.pause();
+    lock.lock();
   }
 }
 

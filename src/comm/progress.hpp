@@ -40,12 +40,10 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// `operation` is driven until it is done, and kept alive so long. In the order of starts, as far
-  /// as first steps go.
+  /// `operation` is driven until it is done, and kept alive so long.
   void start(std::shared_ptr<Operation> operation);
 
-  /// Whether it is done. Drives all operations once where no thread does. Throws what this one
-  /// threw.
+  /// Drives all operations once, unless another thread does. Throws what this one threw.
   [[nodiscard]] bool poll(const Operation& operation);
   /// Waits for it, under the watch's deadline.
   void wait(const Operation& operation, std::string_view what);
@@ -54,16 +52,14 @@ class Progress {
   bool leave(const Operation& operation) noexcept;
 
  private:
-  /// True if an operation was done.
-  bool drive();
+  void drive();
   void run();
 
   Watch& watch_;
-  std::vector<std::shared_ptr<Operation>> operations_;  ///< the driving thread's alone
-
-  std::mutex mutex_;  ///< of what follows. Never held while operations are driven
+  std::mutex mutex_;
+  std::atomic<int> starting_ = 0;  ///< threads that want the mutex to start an operation
   std::condition_variable has_work_;
-  std::vector<std::shared_ptr<Operation>> started_;
+  std::vector<std::shared_ptr<Operation>> operations_;
   bool ends_ = false;
   std::thread thread_;
 };
