@@ -21,6 +21,7 @@ namespace shardmix {
 
 struct CheckpointOptions {
   int keep_last = 3;  ///< older complete checkpoints are removed after a save; 0: keep all
+  std::int64_t keep_every = 0;  ///< but those of every so many steps stay for good; 0: none do
 };
 
 /// The checkpoints of one run, in one directory that all ranks see. All functions are collective.
@@ -36,6 +37,17 @@ class Checkpoints {
   /// seeds). Returns the checkpoint's directory. Throws CheckpointError on all ranks where any of
   /// them fails; the optimizer and the earlier checkpoints are then as they were.
   std::filesystem::path save(ShardedOptimizer& optimizer, std::string_view trainer_state = {});
+
+  /// Begins a save that goes on beside the next steps: returns when the state is copied (so much
+  /// host memory is kept until this object's end), and a thread writes the copy. Finishes one that
+  /// is under way first, and throws what finish() throws of it; no new one has begun then.
+  void begin_save(ShardedOptimizer& optimizer, std::string_view trainer_state = {});
+  /// Commits the save under way once all ranks have written: call it after each step. Returns its
+  /// directory then. Throws CheckpointError as save() does; training may go on.
+  std::optional<std::filesystem::path> poll();
+  /// Waits for the save under way, if any, and commits it. A run's end must: without it the save is
+  /// dropped.
+  std::optional<std::filesystem::path> finish();
 
   /// Loads the newest complete checkpoint of the directory and returns its step; 0 where there is
   /// none. A newer one that is damaged is passed over, with a line that says why.
@@ -58,11 +70,21 @@ class Checkpoints {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Where an array of a file lies.
+struct CheckpointArray {
+  std::string name = {};  ///< as in HDF5: "/index", "/state/m1", ...
+  std::int64_t offset = 0;
+  std::int64_t bytes = 0;
+};
+
 /// One file of a checkpoint, as its manifest promises it.
 struct CheckpointFile {
   std::string name = {};
   std::int64_t bytes = 0;
-  std::string xxh3_128 = {};  ///< 32 hexadecimal digits
+  std::string xxh3_128 = {};               ///< of the whole file, 32 hexadecimal digits
+  std::int64_t head_bytes = 0;             ///< what lies before the first value
+  std::vector<std::uint64_t> blocks = {};  ///< XXH3 of the head, and of each 64 MiB after it
+  std::vector<CheckpointArray> arrays = {};
 };
 
 /// One parameter, as the manifest describes it.

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <array>
+
 #include "checkpoint/loader.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/saver.hpp"
@@ -19,11 +21,24 @@ struct Checkpoints::Impl {
   CheckpointOptions options;
   std::string trainer_state;
   std::string load_note;
+  checkpoint::Snapshot snapshot;
+  std::unique_ptr<checkpoint::Save> save;  ///< the one under way; ends before the snapshot
 
-  std::int64_t load(const CheckpointInfo& info, ShardedOptimizer& optimizer) {
-    load_note = checkpoint::load(optimizer.impl(), info);
-    trainer_state = info.trainer_state;
-    return info.clocks.step;
+  std::int64_t load(const checkpoint::OpenCheckpoint& open, ShardedOptimizer& optimizer) {
+    load_note = checkpoint::load(optimizer.impl(), open);
+    trainer_state = open.info.trainer_state;
+    return open.info.clocks.step;
+  }
+
+  [[nodiscard]] std::unique_ptr<checkpoint::Save> begin(ShardedOptimizer::Impl& optimizer,
+                                                        std::string_view text,
+                                                        const checkpoint::ShardSource& source) {
+    return std::make_unique<checkpoint::Save>(optimizer, directory, options, text, source);
+  }
+
+  [[nodiscard]] fs::path commit() {
+    const std::unique_ptr<checkpoint::Save> ending = std::move(save);
+    return ending->commit();
   }
 
   /// Rank 0's list, so that all ranks try the same ones.
@@ -48,30 +63,75 @@ struct Checkpoints::Impl {
 };
 
 Checkpoints::Checkpoints(Runtime& runtime, fs::path directory, const CheckpointOptions& options)
-    : impl_(new Impl{runtime, std::move(directory), options, {}, {}}) {
+    : impl_(new Impl{.runtime = runtime,
+                     .directory = std::move(directory),
+                     .options = options,
+                     .trainer_state = {},
+                     .load_note = {},
+                     .snapshot = {},
+                     .save = nullptr}) {
   if (options.keep_last < 0) {
     throw ConfigError(fmt::format("keep_last must be at least 1, or 0 to keep all, but is {}",
                                   options.keep_last));
+  }
+  if (options.keep_every < 0) {
+    throw ConfigError(
+        fmt::format("keep_every must be a number of steps, or 0, but is {}", options.keep_every));
   }
 }
 Checkpoints::~Checkpoints() = default;
 Checkpoints::Checkpoints(Checkpoints&&) noexcept = default;
 
 fs::path Checkpoints::save(ShardedOptimizer& optimizer, std::string_view trainer_state) {
-  return checkpoint::save(optimizer.impl(), impl_->directory, impl_->options, trainer_state);
+  (void)finish();
+  ShardedOptimizer::Impl& from = optimizer.impl();
+  from.wait_all();
+  const auto source =
+      checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size());
+  const auto save = impl_->begin(from, trainer_state, *source);
+  save->write(*source);
+  return save->commit();
+}
+
+void Checkpoints::begin_save(ShardedOptimizer& optimizer, std::string_view trainer_state) {
+  (void)finish();
+  ShardedOptimizer::Impl& from = optimizer.impl();
+  from.wait_all();
+  comm::agreed(impl_->runtime.impl().collectives(), [&] {
+    impl_->snapshot.take(
+        *checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()));
+  });
+  impl_->save = impl_->begin(from, trainer_state, impl_->snapshot);
+  impl_->save->begin_writing(impl_->snapshot);
+}
+
+std::optional<fs::path> Checkpoints::poll() {
+  if (!impl_->save) return std::nullopt;
+  std::array<std::int64_t, 1> written{impl_->save->is_written() ? 1 : 0};
+  impl_->runtime.impl().collectives().all_reduce_min(written);
+  if (written[0] == 0) return std::nullopt;
+  return impl_->commit();
+}
+
+std::optional<fs::path> Checkpoints::finish() {
+  if (!impl_->save) return std::nullopt;
+  return impl_->commit();
 }
 
 std::int64_t Checkpoints::resume(ShardedOptimizer& optimizer) {
   const auto candidates = impl_->candidates();
   for (const fs::path& path : candidates) {
-    CheckpointInfo info;
+    bool is_fitting = true;
     try {
-      info = checkpoint::verify(impl_->runtime.impl().collectives(), path);
+      const auto open = checkpoint::open_checkpoint(impl_->runtime.impl().collectives(), path);
+      is_fitting = false;
+      checkpoint::require_fitting(optimizer.impl(), open);
+      is_fitting = true;
+      return impl_->load(open, optimizer);
     } catch (const CheckpointError& error) {
+      if (!is_fitting) throw;
       impl_->runtime.log("passed over {}: {}", path.filename().string(), error.what());
-      continue;
     }
-    return impl_->load(info, optimizer);
   }
   if (!candidates.empty()) {
     throw CheckpointError(
@@ -86,7 +146,9 @@ std::int64_t Checkpoints::load(const fs::path& path, ShardedOptimizer& optimizer
   comm::Collectives& collectives = impl_->runtime.impl().collectives();
   fs::path directory;
   comm::agreed(collectives, [&] { directory = checkpoint::find_checkpoint(path); });
-  return impl_->load(checkpoint::verify(collectives, directory), optimizer);
+  const auto open = checkpoint::open_checkpoint(collectives, directory);
+  checkpoint::require_fitting(optimizer.impl(), open);
+  return impl_->load(open, optimizer);
 }
 
 const std::string& Checkpoints::trainer_state() const noexcept {

@@ -5,16 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <memory>
 #include <random>
 #include <system_error>
-#include <vector>
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include <utility>
 
 #include "shardmix/error.hpp"
 
@@ -28,104 +25,154 @@ namespace fs = std::filesystem;
       fmt::format("can't {} '{}': {}", what, path.string(), std::strerror(errno)));
 }
 
+/// Closes at the end of a scope.
 class Descriptor {
  public:
-  Descriptor(const fs::path& path, int flags)
-      : path_(path), fd_(open(path.c_str(), flags | O_CLOEXEC, 0644)) {
+  Descriptor(const fs::path& path, int flags) : fd_(open(path.c_str(), flags | O_CLOEXEC)) {
     if (fd_ < 0) fail("open", path);
   }
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
+  ~Descriptor() { ::close(fd_); }
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
-
-  void sync() const {
-    if (fsync(fd_) != 0) fail("sync", path_);
-  }
-
-  void write(std::string_view text) const {
-    while (!text.empty()) {
-      const ssize_t written = ::write(fd_, text.data(), text.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) fail("write", path_);
-      text.remove_prefix(static_cast<std::size_t>(written));
-    }
-  }
-
-  /// Reads up to `bytes`; 0 at the end of the file.
-  [[nodiscard]] std::size_t read(char* buffer, std::size_t bytes) const {
-    for (;;) {
-      const ssize_t got = ::read(fd_, buffer, bytes);
-      if (got >= 0) return static_cast<std::size_t>(got);
-      if (errno != EINTR) fail("read", path_);
-    }
-  }
+  [[nodiscard]] int get() const noexcept { return fd_; }
 
  private:
-  fs::path path_;
   int fd_;
 };
 
 }  // namespace
 
-void sync(const fs::path& path) {
-  Descriptor(path, O_RDONLY).sync();
+File::File(fs::path path, int flags)
+    : path_(std::move(path)),
+      // Without O_NONBLOCK a pipe would keep us waiting for its other end.
+      descriptor_(open(path_.c_str(), flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644)) {
+  if (descriptor_ < 0) fail("open", path_);
+  struct stat about {};
+  const bool known = fstat(descriptor_, &about) == 0;
+  if (!known || !S_ISREG(about.st_mode)) {
+    ::close(descriptor_);
+    throw CheckpointError(fmt::format("'{}' isn't a plain file", path_.string()));
+  }
+}
+
+File File::open_to_read(const fs::path& path) {
+  return {path, O_RDONLY};
+}
+
+File File::open_to_write(const fs::path& path) {
+  return {path, O_RDWR | O_CREAT};
+}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+File::File(File&& other) noexcept
+    : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+std::int64_t File::size() const {
+  struct stat about {};
+  if (fstat(descriptor_, &about) != 0) fail("look at", path_);
+  return about.st_size;
+}
+
+void File::read(std::int64_t offset, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t got = pread(descriptor_, bytes.data(), bytes.size(), offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("read", path_);
+    if (got == 0) {
+      throw CheckpointError(
+          fmt::format("'{}' ends at byte {}, before what is to be read", path_.string(), offset));
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(got));
+    offset += got;
+  }
+}
+
+void File::write(std::int64_t offset, std::span<const std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(), offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail("write", path_);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    offset += written;
+  }
+}
+
+void File::reserve(std::int64_t bytes) const {
+  if (bytes == 0) return;
+  int status = 0;
+  do {
+    status = fallocate(descriptor_, 0, 0, bytes);
+  } while (status != 0 && errno == EINTR);
+  if (status != 0 && errno != EOPNOTSUPP) fail("reserve room for", path_);
+}
+
+void File::will_read(std::int64_t offset, std::int64_t bytes) const noexcept {
+  (void)posix_fadvise(descriptor_, offset, bytes, POSIX_FADV_WILLNEED);
+}
+
+void File::start_writing_out(std::int64_t offset, std::int64_t bytes) const noexcept {
+  (void)sync_file_range(descriptor_, offset, bytes, SYNC_FILE_RANGE_WRITE);
+}
+
+void File::sync() const {
+  if (fsync(descriptor_) != 0) fail("sync", path_);
+}
+
+void File::close() {
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail("close", path_);
+}
+
+void sync_directory(const fs::path& path) {
+  const Descriptor directory(path, O_RDONLY | O_DIRECTORY);
+  if (fsync(directory.get()) != 0) fail("sync", path);
 }
 
 void write_atomically(const fs::path& path, std::string_view text) {
   const fs::path temporary = path.string() + ".tmp";
-  {
-    const Descriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
-    file.write(text);
-    file.sync();
-  }
+  std::error_code ignored;
+  fs::remove(temporary, ignored);
+  File file = File::open_to_write(temporary);
+  file.write(0, std::as_bytes(std::span(text)));
+  file.sync();
+  file.close();
   if (std::rename(temporary.c_str(), path.c_str()) != 0) fail("rename to", path);
-  sync(path.parent_path());
+  sync_directory(path.parent_path());
 }
 
 std::string read_text(const fs::path& path, std::int64_t most_bytes) {
-  const Descriptor file(path, O_RDONLY);
-  std::string text;
-  char buffer[65536];
-  for (std::size_t got = file.read(buffer, sizeof buffer); got > 0;
-       got = file.read(buffer, sizeof buffer)) {
-    text.append(buffer, got);
-    if (std::ssize(text) > most_bytes) {
-      throw CheckpointError(fmt::format("'{}' is larger than the {} bytes that it may have",
-                                        path.string(), most_bytes));
-    }
+  const File file = File::open_to_read(path);
+  const std::int64_t bytes = file.size();
+  if (bytes > most_bytes) {
+    throw CheckpointError(fmt::format("'{}' has {} bytes, more than the {} that it may have",
+                                      path.string(), bytes, most_bytes));
   }
+  std::string text(static_cast<std::size_t>(bytes), '\0');
+  file.read(0, std::as_writable_bytes(std::span(text)));
   return text;
 }
 
-Digest digest_of(const fs::path& path) {
-  const Descriptor file(path, O_RDONLY);
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(),
-                                                                       &XXH3_freeState);
-  XXH3_128bits_reset(state.get());
-  std::vector<char> buffer(std::size_t{1} << 20);
-  Digest digest;
-  for (std::size_t got = file.read(buffer.data(), buffer.size()); got > 0;
-       got = file.read(buffer.data(), buffer.size())) {
-    XXH3_128bits_update(state.get(), buffer.data(), got);
-    digest.bytes += static_cast<std::int64_t>(got);
-  }
-  const XXH128_hash_t hash = XXH3_128bits_digest(state.get());
-  digest.xxh3_128 = fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
-  return digest;
+std::int64_t free_bytes(const fs::path& path) {
+  std::error_code error;
+  const fs::space_info space = fs::space(path, error);
+  if (error)
+    throw CheckpointError(
+        fmt::format("can't see how much room '{}' has: {}", path.string(), error.message()));
+  return static_cast<std::int64_t>(std::min<std::uintmax_t>(space.available, INT64_MAX));
 }
 
 void publish_directory(const fs::path& from, const fs::path& to) {
-  sync(from);
+  sync_directory(from);
   if (fs::exists(to)) {
     if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) != 0)
       fail("exchange", to);
-    sync(to.parent_path());
+    sync_directory(to.parent_path());
     fs::remove_all(from);
   } else {
     if (std::rename(from.c_str(), to.c_str()) != 0) fail("rename to", to);
-    sync(to.parent_path());
+    sync_directory(to.parent_path());
   }
 }
 
@@ -144,7 +191,7 @@ void point_link(const fs::path& link, const std::string& target) {
   const fs::path temporary = link.string() + ".tmp-" + unique_suffix();
   if (symlink(target.c_str(), temporary.c_str()) != 0) fail("make the link", temporary);
   if (std::rename(temporary.c_str(), link.c_str()) != 0) fail("rename to", link);
-  sync(link.parent_path());
+  sync_directory(link.parent_path());
 }
 
 std::string unique_suffix() {

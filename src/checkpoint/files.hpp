@@ -3,16 +3,47 @@
 /// Files and directories as a crash leaves them: what is synced, what a rename commits. All
 /// functions throw CheckpointError with the path and the system's reason.
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace shardmix::checkpoint {
 
-/// Brings a file's contents, or a directory's entries, to the disk.
-void sync(const std::filesystem::path& path);
+/// An open file. Only regular ones: what a link, a pipe or a device in a checkpoint's place would
+/// give is not read.
+class File {
+ public:
+  [[nodiscard]] static File open_to_read(const std::filesystem::path& path);
+  [[nodiscard]] static File open_to_write(const std::filesystem::path& path);
+  ~File();
+  File(File&& other) noexcept;
+  File& operator=(File&&) = delete;
+
+  [[nodiscard]] std::int64_t size() const;
+  /// All of the bytes; throws where the file ends before.
+  void read(std::int64_t offset, std::span<std::byte> bytes) const;
+  void write(std::int64_t offset, std::span<const std::byte> bytes) const;
+  /// Makes sure that there is room for its first `bytes`, where the file system can tell.
+  void reserve(std::int64_t bytes) const;
+  /// Hints: the part will be read soon; what was written there should be on its way to the disk.
+  void will_read(std::int64_t offset, std::int64_t bytes) const noexcept;
+  void start_writing_out(std::int64_t offset, std::int64_t bytes) const noexcept;
+  /// Brings the contents to the disk.
+  void sync() const;
+  /// Closes; what the system only tells then is an error too.
+  void close();
+
+ private:
+  File(std::filesystem::path path, int flags);
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// Brings a directory's entries to the disk.
+void sync_directory(const std::filesystem::path& path);
 
 /// Writes a whole small file, syncs it, and puts it at `path` in one rename.
 void write_atomically(const std::filesystem::path& path, std::string_view text);
@@ -20,14 +51,8 @@ void write_atomically(const std::filesystem::path& path, std::string_view text);
 /// Reads a whole small file. Refuses one larger than `most_bytes`.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path, std::int64_t most_bytes);
 
-/// What identifies a file's contents.
-struct Digest {
-  std::int64_t bytes = 0;
-  std::string xxh3_128;  ///< 32 hexadecimal digits
-
-  bool operator==(const Digest&) const = default;
-};
-[[nodiscard]] Digest digest_of(const std::filesystem::path& path);
+/// Bytes that may still be written where `path` is.
+[[nodiscard]] std::int64_t free_bytes(const std::filesystem::path& path);
 
 /// Gives directory `from` the name `to` in one atomic act and syncs the parent. If `to` exists, the
 /// two are exchanged and the older one removed.

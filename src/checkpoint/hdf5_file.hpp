@@ -1,12 +1,17 @@
 #pragma once
 
-/// HDF5 with every return code checked: a file, and 1-D or 2-D datasets in it. Failures throw
-/// CheckpointError with the file, the call and HDF5's own words.
+/// Files of HDF5, written with every return code checked. Failures throw CheckpointError with the
+/// file, the call and HDF5's own words.
+///
+/// HDF5 makes a file's structures; the bulk of the values is written to its place without it, at
+/// the disk's speed and hashed on the way. Nothing is ever read through HDF5: what came damaged, or
+/// from a stranger, never reaches its parsers.
 
 #include <hdf5.h>
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,41 +43,19 @@ class Handle {
   herr_t (*close_)(hid_t) = nullptr;
 };
 
-/// A dataset of fp32 or int64, contiguous and unfiltered.
-class Dataset {
- public:
-  Dataset(Handle handle, std::filesystem::path file, std::string name, hid_t type,
-          std::vector<hsize_t> extents);
-
-  [[nodiscard]] const std::vector<hsize_t>& extents() const noexcept { return extents_; }
-  /// Rows [begin, begin + count); `values` holds count times the other extents.
-  void write(std::int64_t begin, std::int64_t count, const void* values) const;
-  void read(std::int64_t begin, std::int64_t count, void* values) const;
-
- private:
-  template <class Transfer>
-  void transfer(std::int64_t begin, std::int64_t count, const char* what,
-                const Transfer& call) const;
-
-  Handle handle_;
-  std::filesystem::path file_;
-  std::string name_;
-  hid_t type_;
-  std::vector<hsize_t> extents_;
-};
-
 class Hdf5File {
  public:
-  /// A new file, in a form that can't be opened while a write is unfinished (superblock 3).
+  /// A new file, in a form that can't be opened while a write is unfinished (superblock 3). All of
+  /// HDF5's own structures lie at its beginning.
   static Hdf5File create(const std::filesystem::path& path);
-  static Hdf5File open(const std::filesystem::path& path);
 
   void make_group(const char* name);
-  /// `type` is H5T_NATIVE_FLOAT or H5T_NATIVE_INT64; stored little-endian.
-  [[nodiscard]] Dataset make_dataset(const char* name, hid_t type, std::vector<hsize_t> extents);
-  /// Refuses a dataset of another type, rank or layout.
-  [[nodiscard]] Dataset dataset(const char* name, hid_t type, int rank) const;
-  [[nodiscard]] bool has(const char* name) const;
+  /// A contiguous, unfiltered dataset of `type` (H5T_NATIVE_FLOAT or H5T_NATIVE_INT64), stored
+  /// little-endian. Its values are `values`, or come later, past HDF5. Returns the offset in the
+  /// file where they lie; nothing where it has none.
+  std::optional<std::int64_t> make_dataset(const char* name, hid_t type,
+                                           const std::vector<hsize_t>& extents,
+                                           const void* values = nullptr);
 
   /// Writes everything out and closes; the file is not yet synced.
   void close();

@@ -4,11 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstring>
 #include <unordered_map>
 
-#include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
-#include "checkpoint/shard_file.hpp"
+#include "checkpoint/shard_source.hpp"
 #include "comm/agree.hpp"
 #include "shardmix/error.hpp"
 
@@ -29,21 +29,6 @@ std::string broadcast_manifest(comm::Collectives& collectives, const fs::path& d
   text.resize(static_cast<std::size_t>(length));
   collectives.broadcast(std::as_writable_bytes(std::span(text)), 0);
   return text;
-}
-
-void verify_file(const fs::path& directory, const CheckpointFile& file) {
-  const fs::path path = directory / file.name;
-  const Digest found = digest_of(path);
-  if (found.bytes != file.bytes) {
-    throw CheckpointError(
-        fmt::format("'{}' has {} bytes, but the manifest says {}; the checkpoint is damaged",
-                    path.string(), found.bytes, file.bytes));
-  }
-  if (found.xxh3_128 != file.xxh3_128) {
-    throw CheckpointError(
-        fmt::format("'{}' has the checksum {}, but the manifest says {}; the checkpoint is damaged",
-                    path.string(), found.xxh3_128, file.xxh3_128));
-  }
 }
 
 std::int64_t elements_of(const CheckpointParameter& p) {
@@ -81,25 +66,24 @@ void require_tiling(const CheckpointInfo& info, std::vector<Span> spans, bool tr
   }
 }
 
-void append(std::vector<Span>& spans, const std::vector<IndexRow>& rows) {
-  for (const IndexRow& row : rows) {
-    std::int64_t end = 0;
-    if (__builtin_add_overflow(row.offset, row.count, &end))
-      throw CheckpointError("an index row runs past every size");
-    spans.push_back({row.parameter, row.offset, end});
+std::vector<Span> spans_of(const std::vector<ShardIndex>& indices,
+                           std::vector<IndexRow> ShardIndex::*rows) {
+  std::vector<Span> spans;
+  for (const ShardIndex& index : indices) {
+    for (const IndexRow& row : index.*rows)
+      spans.push_back({row.parameter, row.offset, row.offset + row.count});
   }
+  return spans;
 }
 
-void verify_contents(const CheckpointInfo& info) {
-  std::vector<Span> trainable;
-  std::vector<Span> frozen;
-  for (const CheckpointFile& file : info.files) {
-    const ShardReader reader(info.directory / file.name, info.states);
-    append(trainable, reader.rows());
-    append(frozen, reader.frozen_rows());
-  }
-  require_tiling(info, std::move(trainable), true);
-  require_tiling(info, std::move(frozen), false);
+std::string to_text(const std::vector<IndexRow>& rows) {
+  return {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(IndexRow)};
+}
+
+std::vector<IndexRow> to_rows(std::string_view text) {
+  std::vector<IndexRow> rows(text.size() / sizeof(IndexRow));
+  if (!rows.empty()) std::memcpy(rows.data(), text.data(), text.size());
+  return rows;
 }
 
 /// Every parameter must be there, with the same shape, and no other.
@@ -158,8 +142,8 @@ std::vector<State> states_to_load(const ShardedState& state, const CheckpointInf
   return result;
 }
 
-using PiecesOf =
-    std::unordered_map<std::int64_t, std::vector<OwnedPiece>>;  ///< by the position in the manifest
+/// This rank's pieces by the position of their parameter in the manifest.
+using PiecesOf = std::unordered_map<std::int64_t, std::vector<OwnedPiece>>;
 
 PiecesOf by_saved_parameter(const ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
                             const std::vector<OwnedPiece>& owned) {
@@ -173,54 +157,99 @@ PiecesOf by_saved_parameter(const ShardedOptimizer::Impl& optimizer, const Check
   return pieces;
 }
 
-/// Calls `visit(owned, range, here)` for every run of elements that a row and this rank's pieces
-/// share, of at most staging_elements.
-template <class Visit>
-void for_each_overlap(const std::vector<IndexRow>& rows, const PiecesOf& pieces,
-                      const Visit& visit) {
-  for (const IndexRow& row : rows) {
-    const auto found = pieces.find(row.parameter);
-    if (found == pieces.end()) continue;
-    for (const OwnedPiece& o : found->second) {
-      const layout::Range both = layout::intersection(
-          {row.offset, row.offset + row.count}, {o.piece.offset, o.piece.offset + o.piece.count});
-      for (std::int64_t at = both.begin; at < both.end; at += staging_elements) {
-        const std::int64_t count = std::min(staging_elements, both.end - at);
-        const std::int64_t begin = o.piece.begin + (at - o.piece.offset);
-        visit(o, layout::Range{begin, begin + count}, row.here + (at - row.offset));
+/// What a rank takes from the files.
+class Reading {
+ public:
+  Reading(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint,
+          const std::vector<State>& states)
+      : state_(optimizer.state), checkpoint_(checkpoint) {
+    const int rank = optimizer.collectives.rank();
+    const int size = optimizer.collectives.size();
+    const PiecesOf own =
+        by_saved_parameter(optimizer, checkpoint.info, owned_pieces(state_, rank, size));
+    std::vector<OwnedPiece> all_frozen;  // every rank holds these whole
+    for (int r = 0; r < size; ++r)
+      std::ranges::copy(owned_frozen_pieces(state_, r, size), std::back_inserter(all_frozen));
+    const PiecesOf frozen = by_saved_parameter(optimizer, checkpoint.info, all_frozen);
+    for (std::size_t f = 0; f < checkpoint.info.files.size(); ++f) {
+      const CheckpointFile& file = checkpoint.info.files[f];
+      const ShardIndex& index = checkpoint.indices[f];
+      std::vector<Run> runs;
+      for (const State s : states) {
+        add_runs(runs, *find_array(file, state_array_name(name_of(s))), index.rows, own,
+                 [this, s](const OwnedPiece& o, layout::Range range, const float* values) {
+                   state_.write(s, o.bucket, range, values);
+                 });
+      }
+      if (const CheckpointArray* array = find_array(file, frozen_value_name)) {
+        add_runs(runs, *array, index.frozen_rows, frozen,
+                 [this](const OwnedPiece& o, layout::Range range, const float* values) {
+                   write_frozen(state_, state_.layout().frozen_buckets()[o.bucket], range, values);
+                 });
+      }
+      std::ranges::sort(runs, {}, &Run::offset);
+      blocks_.push_back(blocks_of(file, runs));
+      blocks_.back()[0] = true;  // the head was verified when it was opened
+      runs_.push_back(std::move(runs));
+    }
+  }
+
+  /// Shares blocks out that no rank needs. Collective.
+  void share_the_rest(comm::Collectives& collectives) {
+    std::string needed;
+    for (const std::vector<bool>& file : blocks_) {
+      for (const bool block : file) needed += block ? '1' : '0';
+    }
+    for (const std::string& other : collectives.all_gather(needed)) {
+      for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = std::max(needed[i], other[i]);
+    }
+    std::size_t i = 0;
+    int turn = 0;
+    for (std::vector<bool>& file : blocks_) {
+      for (std::size_t b = 0; b < file.size(); ++b, ++i) {
+        if (needed[i] == '1') continue;
+        if (turn == collectives.rank()) file[b] = true;
+        turn = (turn + 1) % collectives.size();
+      }
+      file[0] = false;
+    }
+  }
+
+  void read() const {
+    for (std::size_t f = 0; f < runs_.size(); ++f) {
+      read_runs(checkpoint_.info.directory, checkpoint_.info.files[f], runs_[f], blocks_[f]);
+    }
+  }
+
+ private:
+  /// A run for every stretch that a row and a piece share.
+  template <class Take>
+  static void add_runs(std::vector<Run>& runs, const CheckpointArray& array,
+                       const std::vector<IndexRow>& rows, const PiecesOf& pieces,
+                       const Take& take) {
+    for (const IndexRow& row : rows) {
+      const auto found = pieces.find(row.parameter);
+      if (found == pieces.end()) continue;
+      for (const OwnedPiece& o : found->second) {
+        const layout::Range both = layout::intersection(
+            {row.offset, row.offset + row.count}, {o.piece.offset, o.piece.offset + o.piece.count});
+        if (both.begin >= both.end) continue;
+        const std::int64_t first = o.piece.begin + (both.begin - o.piece.offset);
+        runs.push_back(
+            {.offset = array.offset + 4 * (row.here + both.begin - row.offset),
+             .count = both.size(),
+             .take = [take, o, first](std::int64_t begin, std::span<const float> values) {
+               take(o, {first + begin, first + begin + std::ssize(values)}, values.data());
+             }});
       }
     }
   }
-}
 
-void read_states(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
-                 const std::vector<State>& states) {
-  ShardedState& state = optimizer.state;
-  const int rank = optimizer.collectives.rank();
-  const int size = optimizer.collectives.size();
-  const PiecesOf own = by_saved_parameter(optimizer, info, owned_pieces(state, rank, size));
-  std::vector<OwnedPiece> all_frozen;  // every rank holds these whole
-  for (int r = 0; r < size; ++r)
-    std::ranges::copy(owned_frozen_pieces(state, r, size), std::back_inserter(all_frozen));
-  const PiecesOf frozen = by_saved_parameter(optimizer, info, all_frozen);
-  std::vector<float> buffer(static_cast<std::size_t>(staging_elements));
-  for (const CheckpointFile& file : info.files) {
-    const ShardReader reader(info.directory / file.name, info.states);
-    for (const State s : states) {
-      for_each_overlap(reader.rows(), own,
-                       [&](const OwnedPiece& o, layout::Range range, std::int64_t here) {
-                         reader.read(s, here, range.size(), buffer.data());
-                         state.write(s, o.bucket, range, buffer.data());
-                       });
-    }
-    for_each_overlap(reader.frozen_rows(), frozen,
-                     [&](const OwnedPiece& o, layout::Range range, std::int64_t here) {
-                       reader.read_frozen(here, range.size(), buffer.data());
-                       write_frozen(state, state.layout().frozen_buckets()[o.bucket], range,
-                                    buffer.data());
-                     });
-  }
-}
+  ShardedState& state_;
+  const OpenCheckpoint& checkpoint_;
+  std::vector<std::vector<Run>> runs_;     ///< of each file
+  std::vector<std::vector<bool>> blocks_;  ///< of each file, what this rank reads
+};
 
 std::string note_on_rule(const ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
                          const std::vector<State>& states, bool m2_begins) {
@@ -239,40 +268,71 @@ std::string note_on_rule(const ShardedOptimizer::Impl& optimizer, const Checkpoi
 
 }  // namespace
 
-CheckpointInfo verify(comm::Collectives& collectives, const fs::path& directory) {
-  const std::string text = broadcast_manifest(collectives, directory);
-  CheckpointInfo info;
-  comm::agreed(collectives, [&] {
-    info = parse_manifest(text, directory);
-    for (std::size_t i = static_cast<std::size_t>(collectives.rank()); i < info.files.size();
-         i += static_cast<std::size_t>(collectives.size())) {
-      verify_file(directory, info.files[i]);
-    }
-  });
-  comm::agreed(collectives, [&] {
-    if (collectives.rank() == 0) verify_contents(info);
-  });
-  return info;
+void require_complete(const OpenCheckpoint& checkpoint) {
+  require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::rows), true);
+  require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::frozen_rows), false);
 }
 
-std::string load(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info) {
-  std::vector<State> states;
-  comm::agreed(optimizer.collectives, [&] {
-    require_same_model(optimizer, info);
-    states = states_to_load(optimizer.state, info);
+OpenCheckpoint open_checkpoint(comm::Collectives& collectives, const fs::path& directory) {
+  const std::string text = broadcast_manifest(collectives, directory);
+  OpenCheckpoint checkpoint;
+  std::string rows;
+  std::string frozen_rows;
+  comm::agreed(collectives, [&] {
+    checkpoint.info = parse_manifest(text, directory);
+    const auto& files = checkpoint.info.files;
+    for (std::size_t i = static_cast<std::size_t>(collectives.rank()); i < files.size();
+         i += static_cast<std::size_t>(collectives.size())) {
+      const ShardIndex index = read_index(directory, files[i]);
+      rows += to_text(index.rows);
+      frozen_rows += to_text(index.frozen_rows);
+    }
   });
+  const std::vector<std::string> all_rows = collectives.all_gather(rows);
+  const std::vector<std::string> all_frozen_rows = collectives.all_gather(frozen_rows);
+  std::vector<std::size_t> at(all_rows.size());
+  std::vector<std::size_t> frozen_at(all_rows.size());
+  for (std::size_t i = 0; i < checkpoint.info.files.size(); ++i) {
+    const CheckpointFile& file = checkpoint.info.files[i];
+    const std::size_t r = i % all_rows.size();
+    const auto take = [&](const std::string& from, std::size_t& begin, const char* name) {
+      const CheckpointArray* array = find_array(file, name);
+      const std::size_t bytes = array == nullptr ? 0 : static_cast<std::size_t>(array->bytes);
+      begin += bytes;
+      return to_rows(std::string_view(from).substr(begin - bytes, bytes));
+    };
+    checkpoint.indices.push_back(
+        {.rows = take(all_rows[r], at[r], index_name),
+         .frozen_rows = take(all_frozen_rows[r], frozen_at[r], frozen_index_name)});
+  }
+  comm::agreed(collectives, [&] { require_complete(checkpoint); });
+  return checkpoint;
+}
+
+void require_fitting(const ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint) {
+  comm::agreed(optimizer.collectives, [&] {
+    require_same_model(optimizer, checkpoint.info);
+    (void)states_to_load(optimizer.state, checkpoint.info);
+  });
+}
+
+std::string load(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info;
+  const std::vector<State> states = states_to_load(optimizer.state, info);
   optimizer.wait_all();
   const bool m2_begins =
       optimizer.state.has(State::m2) && std::ranges::find(states, State::m2) == states.end();
-  comm::agreed(optimizer.collectives, [&] {
-    if (m2_begins) {  // drop what it holds: new memory is zero
+  if (m2_begins) {  // drop what it holds: new memory is zero
+    comm::agreed(optimizer.collectives, [&] {
       RuleStates without = optimizer.state.states();
       without.m2 = false;
       optimizer.state.set_states(without);
       optimizer.state.set_states(states_of(optimizer.rule));
-    }
-    read_states(optimizer, info, states);
-  });
+    });
+  }
+  Reading reading(optimizer, checkpoint, states);
+  reading.share_the_rest(optimizer.collectives);
+  comm::agreed(optimizer.collectives, [&] { reading.read(); });
   optimizer.gather_all();
   optimizer.clocks = info.clocks;
   // One that was constant (1, of a run in fp32) doesn't tell where a dynamic one should be.

@@ -2,21 +2,35 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
+#include "checkpoint/shard_reader.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"
 
 namespace shardmix::checkpoint {
 
-/// Reads the manifest of the checkpoint in `directory`, then every file's size and checksum, and
-/// that together the files hold each element of each parameter once. Collective; the files are
-/// shared out among the ranks. Throws CheckpointError.
-[[nodiscard]] CheckpointInfo verify(comm::Collectives& collectives,
-                                    const std::filesystem::path& directory);
+/// A checkpoint whose manifest and indices are read and verified; the values aren't yet.
+struct OpenCheckpoint {
+  CheckpointInfo info;
+  std::vector<ShardIndex> indices;  ///< of each file
+};
 
-/// Loads a verified checkpoint into `optimizer`. Collective. Returns a note on what changed on the
-/// way (a switch of the rule), or "". Throws CheckpointError, before anything is changed, where the
-/// model isn't the same.
-[[nodiscard]] std::string load(ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info);
+/// Throws CheckpointError unless the indices hold each element of each parameter once.
+void require_complete(const OpenCheckpoint& checkpoint);
+
+/// Collective; the files are shared out among the ranks. Throws CheckpointError.
+[[nodiscard]] OpenCheckpoint open_checkpoint(comm::Collectives& collectives,
+                                             const std::filesystem::path& directory);
+
+/// Throws CheckpointError, before anything is changed, where the model isn't the same, or the
+/// checkpoint lacks what the rule needs. Collective.
+void require_fitting(const ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint);
+
+/// Loads it. Each rank reads the blocks in which its shard lies, and compares their checksums;
+/// blocks that none needs are shared out and compared too. Collective. Returns a note on what
+/// changed on the way (a switch of the rule), or "". Throws CheckpointError where a file is
+/// damaged: the optimizer's values are then undefined, its clocks and structure as before.
+[[nodiscard]] std::string load(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint);
 
 }  // namespace shardmix::checkpoint

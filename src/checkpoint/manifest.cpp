@@ -1,6 +1,7 @@
 #include "checkpoint/manifest.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +9,9 @@
 #include <set>
 
 #include "checkpoint/files.hpp"
+#include "checkpoint/hashes.hpp"
+#include "checkpoint/shard_format.hpp"
+#include "optimizer/sharded_state.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix {
@@ -20,6 +24,12 @@ using Json = nlohmann::ordered_json;
 constexpr const char* format_name = "shardmix checkpoint";
 constexpr int format_version = 1;
 constexpr std::int64_t most_manifest_bytes = std::int64_t{256} << 20;
+constexpr std::int64_t most_head_bytes = std::int64_t{1} << 30;
+constexpr std::int64_t most_file_bytes = std::int64_t{1} << 50;
+constexpr int deepest_json = 16;
+/// Begins the line of the manifest's own checksum, which the object's end follows.
+constexpr std::string_view checksum_line = ",\n \"xxh3_128\": \"";
+constexpr std::string_view after_checksum = "\"\n}\n";
 
 Json json_of(const MemoryReport& m) {
   return {{"parameter", m.parameter},
@@ -55,14 +65,78 @@ CheckpointParameter parameter_from(const Json& json) {
   return p;
 }
 
+Json json_of(const CheckpointFile& file) {
+  Json json{{"name", file.name},         {"bytes", file.bytes},
+            {"xxh3_128", file.xxh3_128}, {"head_bytes", file.head_bytes},
+            {"blocks", Json::array()},   {"arrays", Json::array()}};
+  for (const std::uint64_t block : file.blocks) json["blocks"].push_back(digits_of(block));
+  for (const CheckpointArray& a : file.arrays)
+    json["arrays"].push_back({{"name", a.name}, {"offset", a.offset}, {"bytes", a.bytes}});
+  return json;
+}
+
+void require(bool holds, const CheckpointFile& file, std::string_view what) {
+  if (!holds) throw CheckpointError(fmt::format("of the file '{}' {}", file.name, what));
+}
+
+/// Arrays lie where they must, and don't overlap.
+void check_arrays(const CheckpointFile& file) {
+  std::vector<CheckpointArray> arrays = file.arrays;
+  std::ranges::sort(arrays, {}, &CheckpointArray::offset);
+  std::int64_t end = 0;
+  for (const CheckpointArray& a : arrays) {
+    const bool is_index = a.name == index_name || a.name == frozen_index_name;
+    const std::int64_t from = is_index ? 0 : file.head_bytes;
+    const std::int64_t to = is_index ? file.head_bytes : file.bytes;
+    const auto unit = static_cast<std::int64_t>(is_index ? sizeof(IndexRow) : sizeof(float));
+    require(a.offset >= from && a.offset <= to && a.bytes >= 0 && a.bytes <= to - a.offset, file,
+            fmt::format("the array '{}' lies in no place that it may have", a.name));
+    require(a.offset % 4 == 0 && a.bytes % unit == 0, file,
+            fmt::format("the array '{}' doesn't consist of whole elements", a.name));
+    if (a.bytes == 0) continue;
+    require(a.offset >= end, file, fmt::format("the array '{}' overlaps another one", a.name));
+    end = a.offset + a.bytes;
+  }
+}
+
 CheckpointFile file_from(const Json& json) {
-  CheckpointFile file{
-      .name = json.at("name"), .bytes = json.at("bytes"), .xxh3_128 = json.at("xxh3_128")};
-  if (file.name.empty() || file.name.front() == '.' || file.name.find('/') != std::string::npos) {
+  CheckpointFile file{.name = json.at("name"),
+                      .bytes = json.at("bytes"),
+                      .xxh3_128 = json.at("xxh3_128"),
+                      .head_bytes = json.at("head_bytes")};
+  if (file.name.empty() || file.name.front() == '.' || file.name.find('/') != std::string::npos ||
+      file.name.find('\0') != std::string::npos) {
     throw CheckpointError(
         fmt::format("the file name '{}' doesn't stay inside the checkpoint", file.name));
   }
+  require(file.head_bytes >= 0 && file.head_bytes <= most_head_bytes && file.head_bytes % 4 == 0 &&
+              file.bytes >= file.head_bytes && file.bytes <= most_file_bytes,
+          file, "the sizes are impossible");
+  for (const Json& b : json.at("blocks")) file.blocks.push_back(hash_of_digits(b));
+  require(std::ssize(file.blocks) == block_count(file.bytes, file.head_bytes), file,
+          fmt::format("there are {} checksums of blocks, but {} blocks", file.blocks.size(),
+                      block_count(file.bytes, file.head_bytes)));
+  for (const Json& a : json.at("arrays"))
+    file.arrays.push_back({.name = a.at("name"), .offset = a.at("offset"), .bytes = a.at("bytes")});
+  check_arrays(file);
   return file;
+}
+
+/// A file has the arrays of all states and no other.
+void check_names(const CheckpointFile& file, const std::vector<std::string>& states) {
+  std::set<std::string> missing{index_name};
+  for (const std::string& s : states) missing.insert(state_array_name(s));
+  int frozen = 0;
+  for (const CheckpointArray& a : file.arrays) {
+    const bool is_frozen = a.name == frozen_index_name || a.name == frozen_value_name;
+    require(missing.erase(a.name) == 1 || is_frozen, file,
+            fmt::format("an array '{}' isn't expected", a.name));
+    frozen += is_frozen ? 1 : 0;
+  }
+  if (!missing.empty())
+    require(false, file, fmt::format("the array '{}' is missing", *missing.begin()));
+  require(frozen == 0 || (frozen == 2 && file.arrays.size() == states.size() + 3), file,
+          "the frozen values or their index is missing, or there twice");
 }
 
 template <class T>
@@ -91,9 +165,20 @@ CheckpointInfo info_from(const Json& json) {
   if (json.contains("usable_steps")) info.usable_steps = json["usable_steps"].get<std::int64_t>();
   info.world_size = json.at("world_size");
   info.states = json.at("states");
+  for (const std::string& s : info.states) {
+    if (std::ranges::count(info.states, s) != 1 ||
+        std::ranges::find(optimizer::all_states, s, [](optimizer::State state) {
+          return name_of(state);
+        }) == optimizer::all_states.end())
+      throw CheckpointError(
+          fmt::format("its states are impossible: {}", fmt::join(info.states, ", ")));
+  }
   for (const Json& p : json.at("parameters")) info.parameters.push_back(parameter_from(p));
   for (const Json& m : json.at("memory")) info.memory.push_back(memory_from(m));
-  for (const Json& f : json.at("files")) info.files.push_back(file_from(f));
+  for (const Json& f : json.at("files")) {
+    info.files.push_back(file_from(f));
+    check_names(info.files.back(), info.states);
+  }
   info.trainer_state = json.at("trainer_state");
   require_distinct(info.parameters, "parameter");
   require_distinct(info.files, "file");
@@ -130,7 +215,7 @@ std::string manifest_text(const CheckpointInfo& info) {
   if (info.usable_steps) json["usable_steps"] = *info.usable_steps;
   json["files"] = Json::array();
   for (const CheckpointFile& f : info.files) {
-    json["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.xxh3_128}});
+    json["files"].push_back(json_of(f));
   }
   json["memory"] = Json::array();
   for (const MemoryReport& m : info.memory) json["memory"].push_back(json_of(m));
@@ -141,12 +226,53 @@ std::string manifest_text(const CheckpointInfo& info) {
                                   {"dtype", name_of(p.dtype)},
                                   {"trainable", p.trainable}});
   }
-  return json.dump(1) + "\n";
+  std::string text = json.dump(1);
+  text.resize(text.size() - 2);  // "\n}"
+  return fmt::format("{}{}{}{}", text, checksum_line, digits128_of(text), after_checksum);
 }
+
+std::string part_text(const Part& part) {
+  return Json{{"file", json_of(part.file)}, {"memory", json_of(part.memory)}}.dump();
+}
+
+Part parse_part(const std::string& text) {
+  const Json json = Json::parse(text);
+  return {.file = file_from(json.at("file")), .memory = memory_from(json.at("memory"))};
+}
+
+namespace {
+
+void check_checksum(const std::string& text) {
+  const std::size_t tail = checksum_line.size() + 32 + after_checksum.size();
+  const bool has_one = text.size() > tail && text.ends_with(after_checksum) &&
+                       text.substr(text.size() - tail).starts_with(checksum_line);
+  if (!has_one) {
+    throw CheckpointError("it doesn't end with its checksum; it is damaged or cut short");
+  }
+  const std::string_view body = std::string_view(text).substr(0, text.size() - tail);
+  const std::string found = digits128_of(body);
+  const std::string expected = text.substr(text.size() - 32 - after_checksum.size(), 32);
+  if (found != expected) {
+    throw CheckpointError(fmt::format(
+        "its text has the checksum {}, but its end says {}; it is damaged", found, expected));
+  }
+}
+
+/// Refuses what could exhaust the stack.
+Json parse_shallow(const std::string& text) {
+  return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
+    if (depth > deepest_json)
+      throw CheckpointError(fmt::format("it is nested more than {} deep", deepest_json));
+    return true;
+  });
+}
+
+}  // namespace
 
 CheckpointInfo parse_manifest(const std::string& text, const fs::path& directory) {
   try {
-    CheckpointInfo info = info_from(Json::parse(text));
+    check_checksum(text);
+    CheckpointInfo info = info_from(parse_shallow(text));
     info.directory = directory;
     return info;
   } catch (const std::exception& error) {
@@ -172,7 +298,7 @@ std::vector<fs::path> list_checkpoints(const fs::path& directory) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
-    if (!name.starts_with("step_") || name.size() > 24) continue;
+    if (!name.starts_with("step_") || name.size() > 5 + 18) continue;
     const std::string digits = name.substr(5);
     if (digits.empty() || !std::ranges::all_of(digits, [](char c) { return c >= '0' && c <= '9'; }))
       continue;
@@ -183,6 +309,20 @@ std::vector<fs::path> list_checkpoints(const fs::path& directory) {
   std::vector<fs::path> paths;
   for (auto& [step, path] : found) paths.push_back(std::move(path));
   return paths;
+}
+
+std::vector<fs::path> prune_checkpoints(const fs::path& directory,
+                                        const CheckpointOptions& options) {
+  std::vector<fs::path> removed;
+  if (options.keep_last == 0) return removed;
+  const auto all = list_checkpoints(directory);
+  for (std::size_t i = all.size(); i-- > static_cast<std::size_t>(options.keep_last);) {
+    const std::int64_t step = std::stoll(all[i].filename().string().substr(5));
+    if (options.keep_every > 0 && step % options.keep_every == 0) continue;
+    retire_directory(all[i]);
+    removed.push_back(all[i]);
+  }
+  return removed;
 }
 
 fs::path find_checkpoint(const fs::path& path) {

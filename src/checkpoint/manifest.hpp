@@ -13,13 +13,21 @@ namespace shardmix::checkpoint {
 
 inline constexpr const char* manifest_name = "manifest.json";
 
-/// The manifest's text.
+/// The manifest's text. Its last line but one holds the checksum of all lines before.
 [[nodiscard]] std::string manifest_text(const CheckpointInfo& info);
 
-/// The inverse. Everything is checked: types, ranges, that file names stay inside the directory.
-/// Throws CheckpointError, naming the field.
+/// The inverse. Everything is checked: the checksum, types, ranges, that files and arrays stay
+/// where they belong. Throws CheckpointError, naming the field.
 [[nodiscard]] CheckpointInfo parse_manifest(const std::string& text,
                                             const std::filesystem::path& directory);
+
+/// What one rank tells the others of its part of a checkpoint.
+struct Part {
+  CheckpointFile file;
+  MemoryReport memory;
+};
+[[nodiscard]] std::string part_text(const Part& part);
+[[nodiscard]] Part parse_part(const std::string& text);
 
 /// The manifest's text of a checkpoint directory. Throws CheckpointError.
 [[nodiscard]] std::string read_manifest(const std::filesystem::path& directory);
@@ -32,6 +40,11 @@ inline constexpr const char* manifest_name = "manifest.json";
 /// The complete checkpoints in a run's directory, newest first.
 [[nodiscard]] std::vector<std::filesystem::path> list_checkpoints(
     const std::filesystem::path& directory);
+
+/// Removes those that `options` doesn't keep, the oldest first, and returns them. The newest one
+/// always stays.
+std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory,
+                                                     const CheckpointOptions& options);
 
 /// `path` itself if it is a checkpoint, else the newest one in it. Throws CheckpointError where
 /// there is none.

@@ -5,13 +5,13 @@
 
 #include <array>
 #include <chrono>
-#include <nlohmann/json.hpp>
 
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
-#include "checkpoint/shard_file.hpp"
+#include "checkpoint/shard_writer.hpp"
 #include "comm/agree.hpp"
+#include "shardmix/error.hpp"
 #include "shardmix/version.hpp"
 
 namespace shardmix::checkpoint {
@@ -19,29 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What one rank tells the others of the file it wrote.
-struct Written {
-  Digest digest;
-  MemoryReport memory;
-};
-
-std::string encode(const Written& w) {
-  const MemoryReport& m = w.memory;
-  return fmt::format("{} {} {} {} {} {} {} {} {}", w.digest.bytes, w.digest.xxh3_128, m.parameter,
-                     m.gradient, m.reduced_gradient, m.master, m.m1, m.m2, m.v);
-}
-
-Written decode(const std::string& text) {
-  std::istringstream in(text);
-  Written w;
-  MemoryReport& m = w.memory;
-  in >> w.digest.bytes >> w.digest.xxh3_128 >> m.parameter >> m.gradient >> m.reduced_gradient >>
-      m.master >> m.m1 >> m.m2 >> m.v;
-  return w;
-}
-
-CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer,
-                        const std::vector<std::string>& written, std::string_view trainer_state) {
+/// All but what the files will be.
+CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer, std::string_view trainer_state) {
   CheckpointInfo info;
   info.created = fmt::format(
       "{:%FT%TZ}",
@@ -61,13 +40,6 @@ CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer,
     info.parameters.push_back(
         {.name = p.name, .shape = p.shape, .dtype = p.dtype, .trainable = p.group.trainable});
   }
-  for (int r = 0; r < info.world_size; ++r) {
-    const Written w = decode(written[static_cast<std::size_t>(r)]);
-    info.files.push_back({.name = shard_name(r, info.world_size),
-                          .bytes = w.digest.bytes,
-                          .xxh3_128 = w.digest.xxh3_128});
-    info.memory.push_back(w.memory);
-  }
   info.trainer_state = trainer_state;
   return info;
 }
@@ -80,11 +52,19 @@ void remove_leftovers(const fs::path& run_directory) {
   }
 }
 
-void prune(const fs::path& run_directory, int keep_last) {
-  if (keep_last == 0) return;
-  const auto all = list_checkpoints(run_directory);
-  for (std::size_t i = static_cast<std::size_t>(keep_last); i < all.size(); ++i)
-    retire_directory(all[i]);
+/// All ranks' bytes together must fit, as they do where all see one file system.
+void require_room(comm::Collectives& collectives, const fs::path& directory, std::int64_t bytes) {
+  std::array<std::int64_t, 1> total{bytes};
+  collectives.all_reduce_sum(total);
+  comm::agreed(collectives, [&] {
+    if (collectives.rank() != 0) return;
+    const std::int64_t room = free_bytes(directory);
+    if (total[0] <= room) return;
+    throw CheckpointError(
+        fmt::format("a checkpoint takes {} bytes, but '{}' has room for {}; free some, or keep "
+                    "fewer checkpoints",
+                    total[0], directory.string(), room));
+  });
 }
 
 /// The temporary directory, made by rank 0 and known to all.
@@ -107,33 +87,74 @@ fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_dire
 
 }  // namespace
 
-fs::path save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
-              const CheckpointOptions& options, std::string_view trainer_state) {
-  comm::Collectives& collectives = optimizer.collectives;
-  optimizer.wait_all();
-  const std::string name = checkpoint_name(optimizer.clocks.step);
-  const fs::path final_directory = run_directory / name;
-  const fs::path temporary = make_temporary(collectives, run_directory, name);
+Save::Save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
+           const CheckpointOptions& options, std::string_view trainer_state,
+           const ShardSource& source)
+    : collectives_(optimizer.collectives),
+      run_directory_(run_directory),
+      options_(options),
+      info_(describe(optimizer, trainer_state)),
+      memory_(optimizer.state.memory()),
+      temporary_(make_temporary(collectives_, run_directory, checkpoint_name(info_.clocks.step))) {
   try {
-    Written own;
-    comm::agreed(collectives, [&] {
-      const fs::path file = temporary / shard_name(collectives.rank(), collectives.size());
-      write_shard(file, optimizer.state, collectives.rank(), collectives.size());
-      sync(file);
-      own = {.digest = digest_of(file), .memory = optimizer.state.memory()};
+    require_room(collectives_, run_directory_, expected_bytes(source));
+  } catch (...) {
+    remove_temporary();
+    throw;
+  }
+}
+
+Save::~Save() {
+  if (thread_.joinable()) thread_.join();
+  if (std::uncaught_exceptions() == 0) remove_temporary();
+}
+
+/// Where it was renamed there is nothing left to remove.
+void Save::remove_temporary() noexcept {
+  std::error_code ignored;
+  if (collectives_.rank() == 0) fs::remove_all(temporary_, ignored);
+}
+
+void Save::write(const ShardSource& source) {
+  try {
+    file_ = write_shard(temporary_ / shard_name(collectives_.rank(), collectives_.size()), source);
+  } catch (...) {
+    error_ = std::current_exception();
+  }
+  is_written_ = true;
+}
+
+void Save::begin_writing(const ShardSource& source) {
+  thread_ = std::thread([this, &source] { write(source); });
+}
+
+fs::path Save::commit() {
+  if (thread_.joinable()) thread_.join();
+  const fs::path final_directory = run_directory_ / checkpoint_name(info_.clocks.step);
+  try {
+    comm::agreed(collectives_, [&] {
+      if (error_) std::rethrow_exception(error_);
     });
-    const auto written = collectives.all_gather(encode(own));
-    comm::agreed(collectives, [&] {
-      if (collectives.rank() != 0) return;
-      write_atomically(temporary / manifest_name,
-                       manifest_text(describe(optimizer, written, trainer_state)));
-      publish_directory(temporary, final_directory);
-      point_link(run_directory / "latest", name);
-      prune(run_directory, options.keep_last);
+    for (const std::string& text :
+         collectives_.all_gather(part_text({.file = file_, .memory = memory_}))) {
+      Part part = parse_part(text);
+      info_.files.push_back(std::move(part.file));
+      info_.memory.push_back(part.memory);
+    }
+    comm::agreed(collectives_, [&] {
+      if (collectives_.rank() != 0) return;
+      write_atomically(temporary_ / manifest_name, manifest_text(info_));
+      publish_directory(temporary_, final_directory);
+      point_link(run_directory_ / "latest", final_directory.filename());
+      try {
+        prune_checkpoints(run_directory_, options_);
+      } catch (const CheckpointError& error) {
+        throw CheckpointError(fmt::format("'{}' is complete, but an older checkpoint stays: {}",
+                                          final_directory.string(), error.what()));
+      }
     });
   } catch (...) {
-    std::error_code ignored;
-    if (collectives.rank() == 0) fs::remove_all(temporary, ignored);
+    remove_temporary();
     throw;
   }
   return final_directory;

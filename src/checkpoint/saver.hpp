@@ -1,18 +1,54 @@
 #pragma once
 
+#include <atomic>
+#include <exception>
 #include <filesystem>
 #include <string_view>
+#include <thread>
 
+#include "checkpoint/shard_source.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"
 
 namespace shardmix::checkpoint {
 
-/// Writes and commits a checkpoint of `optimizer` in `run_directory`; returns its directory.
-/// Collective. A crash or an error at any point leaves either all of the new checkpoint or none of
-/// it, and the older ones as they were.
-std::filesystem::path save(ShardedOptimizer::Impl& optimizer,
-                           const std::filesystem::path& run_directory,
-                           const CheckpointOptions& options, std::string_view trainer_state);
+/// One save, from the copy of the state to the commit. A crash or an error at any point leaves
+/// either all of the new checkpoint or none of it, and the older ones as they were.
+class Save {
+ public:
+  /// Makes the temporary directory. Collective; `optimizer` must be done with its step. Throws
+  /// CheckpointError, on all ranks, where there is no room.
+  Save(ShardedOptimizer::Impl& optimizer, const std::filesystem::path& run_directory,
+       const CheckpointOptions& options, std::string_view trainer_state, const ShardSource& source);
+  /// Waits for the thread. What wasn't committed is removed, if the other ranks are well.
+  ~Save();
+  Save(const Save&) = delete;
+  Save& operator=(const Save&) = delete;
+
+  /// Writes this rank's part: now, or in a thread, during which `source` must not change. Local; an
+  /// error is commit()'s.
+  void write(const ShardSource& source);
+  void begin_writing(const ShardSource& source);
+  /// Whether the part is written. Local.
+  [[nodiscard]] bool is_written() const noexcept { return is_written_; }
+
+  /// Waits for the thread, then makes the checkpoint what a loader finds, and removes old ones.
+  /// Collective. Returns its directory. Throws CheckpointError on all ranks if any failed.
+  std::filesystem::path commit();
+
+ private:
+  void remove_temporary() noexcept;
+
+  comm::Collectives& collectives_;
+  std::filesystem::path run_directory_;
+  CheckpointOptions options_;
+  CheckpointInfo info_;
+  MemoryReport memory_;
+  std::filesystem::path temporary_;
+  CheckpointFile file_;
+  std::exception_ptr error_;
+  std::atomic<bool> is_written_ = false;
+  std::thread thread_;
+};
 
 }  // namespace shardmix::checkpoint

@@ -42,6 +42,7 @@ class DamageTest : public ::testing::Test {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
     }
     EXPECT_EQ(checkpoints_.resume(loaded), 1) << "the older one is still good";
+    EXPECT_EQ(loaded.clocks().step, 1);
   }
 
   Runtime runtime_ = adopt(MPI_COMM_WORLD, testing::test_options(1));
