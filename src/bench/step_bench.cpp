@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "bench/library.hpp"
+#include "bench/model.hpp"
+#include "bench/ranks.hpp"
 #include "bench/timing.hpp"
 #include "bench/workload.hpp"
 #include "comm/agree.hpp"
@@ -24,32 +26,6 @@ namespace shardmix::bench {
 namespace {
 
 using math::block_elements;
-
-/// The ranks that measure together.
-class Ranks {
- public:
-  explicit Ranks(const GroupOptions& options)
-      : runtime_(adopt(MPI_COMM_WORLD, {.device = options.device, .threads = options.threads})) {}
-
-  /// Seconds of the slowest rank, which all begin at once.
-  template <class Work>
-  [[nodiscard]] double time(const Work& work) {
-    collectives().barrier();
-    std::array<std::int64_t, 1> longest{
-        static_cast<std::int64_t>(std::llround(1e9 * seconds(work)))};
-    collectives().all_reduce_max(longest);
-    return 1e-9 * static_cast<double>(longest[0]);
-  }
-
-  [[nodiscard]] comm::Collectives& collectives() const { return runtime_.impl().collectives(); }
-  [[nodiscard]] device::Device& device() const { return *runtime_.impl().device; }
-  [[nodiscard]] const comm::Topology& topology() const { return runtime_.impl().group->topology(); }
-  [[nodiscard]] const Runtime& runtime() const { return runtime_; }
-  [[nodiscard]] int size() const { return runtime_.size(); }
-
- private:
-  Runtime runtime_;
-};
 
 void validate(Ranks& ranks, const GroupOptions& options) {
   comm::agreed(ranks.collectives(), [&] {
@@ -183,42 +159,16 @@ RuntimeOptions runtime_options(const GroupOptions& options, const std::string& c
   return {.device = options.device, .threads = options.threads, .collectives = collectives};
 }
 
-OptimizerOptions optimizer_options(const GroupOptions& options, const Precision& precision,
-                                   bool overlap) {
-  const bool is_compact = precision.state == device::StateStorage::compact;
-  return {.master = precision.weights == device::WeightStorage::master      ? Master::full
-                    : precision.weights == device::WeightStorage::remainder ? Master::remainder
-                                                                            : Master::none,
-          .state = is_compact ? StateFormat::compact : StateFormat::full,
-          .bucket_elements = options.bucket_elements,
-          .overlap = overlap};
-}
-
-/// Tensors of a bucket's size, so that a backward pass can mark them one after the other.
-Parameters declare(const GroupOptions& options, DType dtype) {
-  Parameters parameters;
-  for (std::int64_t begin = 0; begin < options.parameters; begin += options.bucket_elements) {
-    parameters.add(fmt::format("weight.{}", parameters.size()),
-                   {std::min(options.bucket_elements, options.parameters - begin)}, dtype);
-  }
-  return parameters;
-}
-
 /// shardmix's step.
 class Step : public Contestant {
  public:
   Step(const GroupOptions& options, const std::string& collectives, const Rule& rule,
        const Precision& precision, bool overlap)
       : runtime_(adopt(MPI_COMM_WORLD, runtime_options(options, collectives))),
-        optimizer_(runtime_, declare(options, precision.dtype), rule,
-                   optimizer_options(options, precision, overlap)) {
-    for (const Parameter& p : optimizer_.parameters()) {
-      const TensorView gradient = optimizer_.gradient(p.name);
-      fill(p.dtype, gradient.data, gradient.elements, 1e-2f);
-      const TensorView values = optimizer_.parameter(p.name);
-      fill(p.dtype, values.data, values.elements, 1.0f);
-    }
-    optimizer_.broadcast_parameters();
+        optimizer_(runtime_,
+                   flat_model(options.parameters, options.bucket_elements, precision.dtype), rule,
+                   optimizer_options(precision, options.bucket_elements, overlap)) {
+    fill_model(optimizer_);
   }
 
   void run() override { optimizer_.step(); }
@@ -489,7 +439,7 @@ void measure_iterations(Ranks& ranks, const StepOptions& options, const std::str
 }  // namespace
 
 void run_step(const StepOptions& options, const Report& report) {
-  Ranks ranks(options);
+  Ranks ranks(options.device, options.threads);
   validate(ranks, options);
   std::vector<Rule> rules;
   std::vector<Precision> precisions;
@@ -510,7 +460,7 @@ void run_step(const StepOptions& options, const Report& report) {
 }
 
 void run_collectives(const CollectivesOptions& options, const Report& report) {
-  Ranks ranks(options);
+  Ranks ranks(options.device, options.threads);
   validate(ranks, options);
   for (const auto& [exchange, operation] : exchanges) {
     std::vector<std::unique_ptr<Contestant>> contestants;

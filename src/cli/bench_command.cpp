@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "bench/checkpoint_bench.hpp"
 #include "bench/precisions.hpp"
 #include "bench/step_bench.hpp"
 #include "bench/update_bench.hpp"
@@ -119,6 +120,26 @@ std::vector<OptionGroup> collectives_groups(bench::CollectivesOptions& o) {
                                      {{"bf16", DType::bf16}, {"fp32", DType::fp32}})};
   add_group_options(options, o);
   return {{.title = "What is measured", .options = std::move(options)}};
+}
+
+std::vector<OptionGroup> checkpoint_groups(bench::CheckpointOptions& o) {
+  return {
+      {.title = "What is measured",
+       .options = {
+           text("directory", "DIR",
+                "where a directory is made, filled with three times the state, and removed",
+                o.directory),
+           text("rule", "NAME", fmt::format("one of {}", fmt::join(rule_names(), ", ")), o.rule),
+           text("precision", "NAME",
+                fmt::format("one of {}; files hold fp32 whatever it is",
+                            fmt::join(precision_names(), ", ")),
+                o.precision),
+           number("parameters", "N", "of the model", o.parameters),
+           number("bucket", "N", "parameters of a bucket", o.bucket_elements),
+           rounds(o.rounds),
+           device(o.device),
+           number("threads", "N", "of each rank; 0: its share of the node's cores", o.threads),
+       }}};
 }
 
 nlohmann::ordered_json number_or_null(bool known, double value) {
@@ -280,12 +301,31 @@ Examples:
                      describe_options(collectives_groups(defaults)));
 }
 
+std::string checkpoint_bench_help() {
+  bench::CheckpointOptions defaults;
+  return fmt::format(R"(Usage: mpirun -n RANKS shardmix bench checkpoint [--json] [options]
+
+Measures saves and loads of all ranks. Their bound are plain files of the same sizes in the same
+directory, one a rank, written in a row and synced, or read in a row. A cold load comes from the disk,
+a warm one from the system's cache. The stall is what a step waits for a save in the background.
+
+{}
+  --json                   one JSON object a line instead of a table
+
+Examples:
+  mpirun -n 2 shardmix bench checkpoint --directory /scratch
+  mpirun -n 2 shardmix bench checkpoint --parameters 268435456 --json
+)",
+                     describe_options(checkpoint_groups(defaults)));
+}
+
 std::string overview() {
-  return R"(Usage: shardmix bench update|step|collectives [--json] [options]
+  return R"(Usage: shardmix bench update|step|collectives|checkpoint [--json] [options]
 
   update        the update of a shard, on one process
   step          a whole step, on all ranks of an mpirun
   collectives   reduction and gather alone, on all ranks of an mpirun
+  checkpoint    saves and loads, on all ranks of an mpirun
 
 shardmix bench update --help tells its options, and so on.
 )";
@@ -297,13 +337,15 @@ std::string bench_help(std::string_view what) {
   if (what == "update") return update_help();
   if (what == "step") return step_help();
   if (what == "collectives") return collectives_help();
+  if (what == "checkpoint") return checkpoint_bench_help();
   return overview();
 }
 
 int bench_command(const Arguments& arguments, int& argc, char**& argv) {
   if (arguments.empty())
     throw ConfigError(
-        "bench needs to be told what to measure: shardmix bench update, step or collectives");
+        "bench needs to be told what to measure: shardmix bench update, step, collectives or "
+        "checkpoint");
   const std::string& what = arguments.front();
   const Arguments rest(arguments.begin() + 1, arguments.end());
   if (what == "update") return update(rest);
@@ -312,9 +354,13 @@ int bench_command(const Arguments& arguments, int& argc, char**& argv) {
   if (what == "collectives")
     return together<bench::CollectivesOptions>("collectives", rest, argc, argv, collectives_groups,
                                                bench::run_collectives);
+  if (what == "checkpoint")
+    return together<bench::CheckpointOptions>("checkpoint", rest, argc, argv, checkpoint_groups,
+                                              bench::run_checkpoint);
   if (what != "--help" && what != "-h") {
-    throw ConfigError(fmt::format("there is no command 'bench {}'{}", what,
-                                  did_you_mean(what, {"update", "step", "collectives"}, "")));
+    throw ConfigError(
+        fmt::format("there is no command 'bench {}'{}", what,
+                    did_you_mean(what, {"update", "step", "collectives", "checkpoint"}, "")));
   }
   print(bench_help());
   return 0;

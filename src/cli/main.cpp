@@ -57,7 +57,7 @@ A sharded optimizer for MPI clusters: AdEMAMix, AdamW, Simplified-AdEMAMix and L
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
   checkpoint   tell what a checkpoint holds
-  bench        measure the update, whole steps and the collectives
+  bench        measure the update, whole steps, the collectives and checkpoints
   help         this text, or a command's: shardmix help train
   --version    the version, and what this build can do
 
