@@ -39,14 +39,12 @@ hid_t checked(hid_t id, const fs::path& file, const std::string& what) {
   return id;
 }
 
-/// Once: errors are thrown and not printed, and a failed close does not crash the program at its
-/// end.
+/// Errors are thrown and not printed (each thread has a setting of its own), and a failed close
+/// does not crash the program at its end.
 void prepare_library() {
   static std::once_flag once;
-  std::call_once(once, [] {
-    H5dont_atexit();
-    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  });
+  std::call_once(once, [] { H5dont_atexit(); });
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
 Handle access_properties(const fs::path& path) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <chrono>
+#include <functional>
 
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
@@ -52,12 +53,23 @@ void remove_leftovers(const fs::path& run_directory) {
   }
 }
 
+/// Work of rank 0 with files, whose errors are all of one type.
+void on_root(comm::Collectives& collectives, const std::function<void()>& work) {
+  comm::agreed(collectives, [&] {
+    if (collectives.rank() != 0) return;
+    try {
+      work();
+    } catch (const fs::filesystem_error& error) {
+      throw CheckpointError(error.what());
+    }
+  });
+}
+
 /// All ranks' bytes together must fit, as they do where all see one file system.
 void require_room(comm::Collectives& collectives, const fs::path& directory, std::int64_t bytes) {
   std::array<std::int64_t, 1> total{bytes};
   collectives.all_reduce_sum(total);
-  comm::agreed(collectives, [&] {
-    if (collectives.rank() != 0) return;
+  on_root(collectives, [&] {
     const std::int64_t room = free_bytes(directory);
     if (total[0] <= room) return;
     throw CheckpointError(
@@ -71,8 +83,7 @@ void require_room(comm::Collectives& collectives, const fs::path& directory, std
 fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_directory,
                         const std::string& name) {
   std::array<char, 16> suffix{};
-  comm::agreed(collectives, [&] {
-    if (collectives.rank() != 0) return;
+  on_root(collectives, [&] {
     fs::create_directories(run_directory);
     remove_leftovers(run_directory);
     unique_suffix().copy(suffix.data(), suffix.size());
@@ -141,8 +152,7 @@ fs::path Save::commit() {
       info_.files.push_back(std::move(part.file));
       info_.memory.push_back(part.memory);
     }
-    comm::agreed(collectives_, [&] {
-      if (collectives_.rank() != 0) return;
+    on_root(collectives_, [&] {
       write_atomically(temporary_ / manifest_name, manifest_text(info_));
       publish_directory(temporary_, final_directory);
       point_link(run_directory_ / "latest", final_directory.filename());

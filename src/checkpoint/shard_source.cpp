@@ -98,13 +98,15 @@ void Snapshot::take(const ShardSource& source) {
   frozen_rows_ = source.frozen_rows();
   values_.resize(arrays_.size());
   for (std::size_t a = 0; a < arrays_.size(); ++a) {
-    values_[a].resize(static_cast<std::size_t>(arrays_[a].elements));
-    if (!values_[a].empty()) source.copy(a, 0, values_[a]);
+    const std::int64_t elements = arrays_[a].elements;
+    if (values_[a].bytes() < 4 * elements) values_[a] = device::Buffer(*host_, 4 * elements);
+    if (elements > 0)
+      source.copy(a, 0, {values_[a].as<float>(), static_cast<std::size_t>(elements)});
   }
 }
 
 void Snapshot::copy(std::size_t array, std::int64_t begin, std::span<float> to) const {
-  std::ranges::copy_n(values_[array].begin() + begin, std::ssize(to), to.begin());
+  std::ranges::copy_n(values_[array].as<float>() + begin, std::ssize(to), to.begin());
 }
 
 }  // namespace shardmix::checkpoint

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "checkpoint/shard_format.hpp"
+#include "device/device.hpp"
 #include "optimizer/sharded_state.hpp"
 
 namespace shardmix::checkpoint {
@@ -59,7 +60,8 @@ class Snapshot final : public ShardSource {
   void copy(std::size_t array, std::int64_t begin, std::span<float> to) const override;
 
  private:
-  std::vector<std::vector<float>> values_;  ///< of each array
+  std::unique_ptr<device::Device> host_ = device::host_device(1);
+  std::vector<device::Buffer> values_;  ///< of each array
 };
 
 }  // namespace shardmix::checkpoint

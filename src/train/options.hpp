@@ -74,7 +74,9 @@ struct TrainOptions {
   std::int64_t eval_every = 100;        ///< steps between held-out losses; 0: at the end alone
   std::int64_t eval_sequences = 64;     ///< of a held-out loss, over all ranks; 0: none at all
   std::int64_t checkpoint_every = 500;  ///< steps between checkpoints; 0: at the end alone
+  bool save_in_background = false;      ///< training goes on while a copy is written
   int keep_last = 3;                    ///< checkpoints that stay; 0: all
+  std::int64_t keep_every = 0;          ///< those of every so many steps stay too; 0: none
   std::int64_t log_every = 10;          ///< steps between lines where standard error is no terminal
 
   bool operator==(const TrainOptions&) const = default;

@@ -55,7 +55,8 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
                   .micro_batches = plan_.micro_batches,
                   .shard_gradients = options.shard_gradients}),
       model_(shape_, optimizer_, options.device, runtime.threads()),
-      checkpoints_(runtime, options.out, {.keep_last = options.keep_last}),
+      checkpoints_(runtime, options.out,
+                   {.keep_last = options.keep_last, .keep_every = options.keep_every}),
       state_{.seed = options.seed,
              .batch = options.batch,
              .shape = shape_,
@@ -122,6 +123,7 @@ int TrainingRun::run() {
     StepResult result = do_step();
     if (is_due(options_.eval_every)) result.metrics.held_out_loss = held_out_loss();
     report(result.metrics);
+    look_after_save(false);
     if (result.stop && step_ < options_.steps) return stop_early();
     if (options_.checkpoint_every > 0 && step_ % options_.checkpoint_every == 0) try_to_save();
   }
@@ -203,22 +205,46 @@ void TrainingRun::report(const StepMetrics& metrics) {
 }
 
 void TrainingRun::save() {
+  look_after_save(true);
   if (saved_step_ == step_) return;
-  const auto start = std::chrono::steady_clock::now();
-  const auto directory = checkpoints_.save(optimizer_, to_json(state_));
-  saved_step_ = step_;
-  if (runtime_.is_root()) progress_->interrupt();
-  runtime_.log("step {}: checkpoint {} in {:.1f} s", step_, directory.string(),
-               seconds_since(start));
+  save_began_ = std::chrono::steady_clock::now();
+  saved(step_, checkpoints_.save(optimizer_, to_json(state_)));
 }
 
 void TrainingRun::try_to_save() {
+  look_after_save(true);
+  save_began_ = std::chrono::steady_clock::now();
   try {
-    save();
+    if (options_.save_in_background) {
+      saving_step_ = step_;
+      checkpoints_.begin_save(optimizer_, to_json(state_));
+    } else {
+      saved(step_, checkpoints_.save(optimizer_, to_json(state_)));
+    }
   } catch (const CheckpointError& error) {
-    if (runtime_.is_root()) progress_->interrupt();
-    runtime_.log("warning: no checkpoint at step {}, the run goes on: {}", step_, error.what());
+    warn_not_saved(step_, error);
   }
+}
+
+void TrainingRun::look_after_save(bool wait) {
+  try {
+    if (const auto directory = wait ? checkpoints_.finish() : checkpoints_.poll())
+      saved(saving_step_, *directory);
+  } catch (const CheckpointError& error) {
+    warn_not_saved(saving_step_, error);
+  }
+}
+
+void TrainingRun::saved(std::int64_t step, const std::filesystem::path& directory) {
+  saved_step_ = step;
+  if (runtime_.is_root()) progress_->interrupt();
+  runtime_.log("step {}: checkpoint {} in {:.1f} s", step, directory.string(),
+               seconds_since(save_began_));
+}
+
+void TrainingRun::warn_not_saved(std::int64_t step, const CheckpointError& error) {
+  if (runtime_.is_root()) progress_->interrupt();
+  runtime_.log("warning: no checkpoint at step {}, the run goes on: {}", step, error.what());
 }
 
 int TrainingRun::stop_early() {

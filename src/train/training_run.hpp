@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "shardmix/checkpoints.hpp"
+#include "shardmix/error.hpp"
 #include "train/gpt.hpp"
 #include "train/loss_sum.hpp"
 #include "train/metrics.hpp"
@@ -44,8 +45,13 @@ class TrainingRun {
   void report(const StepMetrics& metrics);
   [[nodiscard]] bool is_due(std::int64_t every) const noexcept;
 
+  /// A save that must succeed, and one that may fail.
   void save();
   void try_to_save();
+  /// Commits the save in the background once it is written, or waits for it.
+  void look_after_save(bool wait);
+  void saved(std::int64_t step, const std::filesystem::path& directory);
+  void warn_not_saved(std::int64_t step, const CheckpointError& error);
   [[nodiscard]] int stop_early();
 
   Runtime& runtime_;
@@ -58,8 +64,10 @@ class TrainingRun {
   Gpt model_;
   Checkpoints checkpoints_;
   TrainerState state_;
-  std::int64_t step_ = 0;        ///< steps done
-  std::int64_t saved_step_ = 0;  ///< steps done when the last checkpoint was written or read
+  std::int64_t step_ = 0;         ///< steps done
+  std::int64_t saved_step_ = 0;   ///< steps done when the last checkpoint was written or read
+  std::int64_t saving_step_ = 0;  ///< the same of the one that is being written
+  std::chrono::steady_clock::time_point save_began_;
   std::unique_ptr<MetricsFile> metrics_;  ///< rank 0's
   std::unique_ptr<Progress> progress_;    ///< rank 0's
 };

@@ -1,6 +1,9 @@
 #include "shardmix/checkpoints.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
 
 #include <cmath>
 #include <fstream>
@@ -321,6 +324,94 @@ TEST_F(CheckpointTest, KeepsTheLastOnesAndALink) {
   }
 }
 
+TEST_F(CheckpointTest, KeepsSomeForGood) {
+  auto optimizer = make();
+  testing::start(optimizer, runtime_.rank());
+  Checkpoints checkpoints(runtime_, directory_.path(), {.keep_last = 1, .keep_every = 2});
+  for (int i = 0; i < 5; ++i) {
+    train_steps(optimizer, 1);
+    checkpoints.save(optimizer);
+  }
+  std::vector<std::string> left;
+  for (const auto& path : checkpoint::list_checkpoints(directory_.path()))
+    left.push_back(path.filename());
+  EXPECT_EQ(left, (std::vector<std::string>{"step_000000005", "step_000000004", "step_000000002"}));
+}
+
+TEST_F(CheckpointTest, ASaveInTheBackgroundHoldsTheStateOfItsBeginning) {
+  for (const Precision& precision : {Precision{}, bf16_remainder, compact}) {
+    SCOPED_TRACE(precision.name());
+    auto optimizer = make(precision.dtype, test_rule, precision.options());
+    testing::start(optimizer, runtime_.rank());
+    Checkpoints checkpoints(runtime_, directory_.path() / precision.name());
+    EXPECT_EQ(checkpoints.finish(), std::nullopt);
+    EXPECT_EQ(checkpoints.poll(), std::nullopt);
+    train_steps(optimizer, 2);
+    const auto states = states_of_shard(optimizer);
+    const auto values = snapshot(optimizer);
+    checkpoints.begin_save(optimizer, "then");
+    std::optional<std::filesystem::path> committed;
+    for (int i = 0; i < 10'000 && !committed; ++i) {
+      train_steps(optimizer, 1);
+      committed = checkpoints.poll();
+    }
+    ASSERT_TRUE(committed);
+    EXPECT_EQ(committed->filename(), "step_000000002");
+    EXPECT_EQ(checkpoints.poll(), std::nullopt);
+
+    auto loaded = make(precision.dtype, test_rule, precision.options());
+    EXPECT_EQ(checkpoints.resume(loaded), 2);
+    EXPECT_EQ(checkpoints.trainer_state(), "then");
+    EXPECT_EQ(states_of_shard(loaded), states);
+    EXPECT_EQ(snapshot(loaded), values);
+
+    checkpoints.begin_save(optimizer);
+    train_steps(optimizer, 1);
+    checkpoints.begin_save(optimizer);  // finishes the one before
+    const auto last = checkpoints.finish();
+    ASSERT_TRUE(last);
+    EXPECT_EQ(checkpoint::list_checkpoints(directory_.path() / precision.name()).size(), 3u);
+    EXPECT_EQ(checkpoints.resume(loaded), optimizer.clocks().step);
+    EXPECT_EQ(states_of_shard(loaded), states_of_shard(optimizer));
+  }
+}
+
+TEST_F(CheckpointTest, ASaveInTheBackgroundThatFailsOnOneRankIsNone) {
+  auto optimizer = make();
+  testing::start(optimizer, runtime_.rank());
+  Checkpoints checkpoints(runtime_, directory_.path());
+  checkpoints.save(optimizer);
+  train_steps(optimizer, 1);
+  const bool is_last = runtime_.rank() == runtime_.size() - 1;
+  rlimit usual{};
+  getrlimit(RLIMIT_FSIZE, &usual);
+  const rlimit small{.rlim_cur = 16384, .rlim_max = usual.rlim_max};
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  if (is_last) setrlimit(RLIMIT_FSIZE, &small);
+  checkpoints.begin_save(optimizer);
+  EXPECT_THROW((void)checkpoints.finish(), CheckpointError);
+  setrlimit(RLIMIT_FSIZE, &usual);
+  signal(SIGXFSZ, handler);
+  EXPECT_EQ(checkpoints.finish(), std::nullopt);
+  train_steps(optimizer, 1);
+  auto loaded = make();
+  EXPECT_EQ(checkpoints.resume(loaded), 0);
+  checkpoints.begin_save(optimizer);
+  EXPECT_TRUE(checkpoints.finish());
+  EXPECT_EQ(checkpoints.resume(loaded), 2);
+}
+
+TEST_F(CheckpointTest, ASaveThatIsNotFinishedIsDropped) {
+  auto optimizer = make();
+  testing::start(optimizer, runtime_.rank());
+  { Checkpoints(runtime_, directory_.path()).begin_save(optimizer); }
+  auto loaded = make();
+  EXPECT_EQ(Checkpoints(runtime_, directory_.path()).resume(loaded), 0);
+  EXPECT_EQ(loaded.clocks(), Clocks{});
+  MPI_Barrier(MPI_COMM_WORLD);
+  EXPECT_TRUE(std::filesystem::is_empty(directory_.path()));
+}
+
 TEST_F(CheckpointTest, SavingAStepAgainReplacesIt) {
   auto optimizer = make();
   testing::start(optimizer, runtime_.rank());
@@ -372,7 +463,7 @@ TEST_F(CheckpointTest, AFailedSaveLeavesTheOldOneAndTheRun) {
   const auto blocked = directory_.path() / "blocked";
   if (runtime_.rank() == 0) std::ofstream(blocked) << "not a directory";
   MPI_Barrier(MPI_COMM_WORLD);
-  EXPECT_ANY_THROW(Checkpoints(runtime_, blocked).save(optimizer));
+  EXPECT_THROW(Checkpoints(runtime_, blocked).save(optimizer), CheckpointError);
   EXPECT_EQ(snapshot(optimizer), before);
   train_steps(optimizer, 1);
   auto loaded = make();

@@ -56,6 +56,7 @@ TEST(TrainOptions, ImpossibleValuesAreNamed) {
       {"--eval-sequences", [](TrainOptions& o) { o.eval_sequences = -1; }},
       {"--checkpoint-every", [](TrainOptions& o) { o.checkpoint_every = -1; }},
       {"--keep-last", [](TrainOptions& o) { o.keep_last = -1; }},
+      {"--keep-every", [](TrainOptions& o) { o.keep_every = -1; }},
       {"--log-every", [](TrainOptions& o) { o.log_every = 0; }},
       {"--lr", [](TrainOptions& o) { o.rule.lr = 0.0; }},
       {"lr", [](TrainOptions& o) { o.rule.lr = -1e-3; }},
