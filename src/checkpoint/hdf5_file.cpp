@@ -60,6 +60,13 @@ Handle access_properties(const fs::path& path) {
   return properties;
 }
 
+/// Without times: the same state gives the same bytes.
+Handle creation_properties(hid_t object, const fs::path& path) {
+  Handle properties(checked(H5Pcreate(object), path, "make creation properties"), &H5Pclose);
+  if (H5Pset_obj_track_times(properties.id(), false) < 0) fail(path, "set creation properties");
+  return properties;
+}
+
 /// Each element type has one form in a file.
 hid_t stored_type(hid_t type) {
   return H5Tequal(type, H5T_NATIVE_FLOAT) > 0 ? H5T_IEEE_F32LE : H5T_STD_I64LE;
@@ -69,15 +76,18 @@ hid_t stored_type(hid_t type) {
 
 Hdf5File Hdf5File::create(const fs::path& path) {
   const Handle access = access_properties(path);
-  return {path, Handle(checked(H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, access.id()),
+  const Handle properties = creation_properties(H5P_FILE_CREATE, path);
+  return {path, Handle(checked(H5Fcreate(path.c_str(), H5F_ACC_EXCL, properties.id(), access.id()),
                                path, "create the file"),
                        &H5Fclose)};
 }
 
 void Hdf5File::make_group(const char* name) {
-  const Handle group(checked(H5Gcreate2(file_.id(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT),
-                             path_, fmt::format("make the group '{}'", name)),
-                     &H5Gclose);
+  const Handle properties = creation_properties(H5P_GROUP_CREATE, path_);
+  const Handle group(
+      checked(H5Gcreate2(file_.id(), name, H5P_DEFAULT, properties.id(), H5P_DEFAULT), path_,
+              fmt::format("make the group '{}'", name)),
+      &H5Gclose);
 }
 
 std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
@@ -88,7 +98,7 @@ std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
       checked(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), path_,
               action),
       &H5Sclose);
-  const Handle properties(checked(H5Pcreate(H5P_DATASET_CREATE), path_, action), &H5Pclose);
+  const Handle properties = creation_properties(H5P_DATASET_CREATE, path_);
   // All of it is written later; filling it first would write every byte twice.
   if (H5Pset_layout(properties.id(), H5D_CONTIGUOUS) < 0 ||
       H5Pset_alloc_time(properties.id(), H5D_ALLOC_TIME_EARLY) < 0 ||

@@ -408,8 +408,10 @@ TEST_F(CheckpointTest, ASaveThatIsNotFinishedIsDropped) {
   auto loaded = make();
   EXPECT_EQ(Checkpoints(runtime_, directory_.path()).resume(loaded), 0);
   EXPECT_EQ(loaded.clocks(), Clocks{});
-  MPI_Barrier(MPI_COMM_WORLD);
-  EXPECT_TRUE(std::filesystem::is_empty(directory_.path()));
+  Checkpoints(runtime_, directory_.path()).save(optimizer);  // removes what may be left of it
+  for (const auto& entry : std::filesystem::directory_iterator(directory_.path())) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with(".")) << entry.path();
+  }
 }
 
 TEST_F(CheckpointTest, SavingAStepAgainReplacesIt) {

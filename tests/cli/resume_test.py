@@ -23,19 +23,30 @@ class Resume(TrainCase):
         time.sleep(0.5 if ranks else 0)
 
     def test_a_killed_run_goes_on_with_the_same_bits(self):
-        for ranks in (None, 2):
-            plan = ["--steps", "400", "--checkpoint-every", "20"]
-            self.train(f"whole-{ranks}", *plan, ranks=ranks)
-            self.kill_after(f"killed-{ranks}", 40, *plan, ranks=ranks)
-            self.assertLess(self.checkpoints(f"killed-{ranks}")[-1], 400)
-            said = self.train(f"killed-{ranks}", *plan, ranks=ranks).stderr
+        for ranks, saves in ((None, "wait"), (2, "wait"), (2, "background")):
+            plan = ["--steps", "400", "--checkpoint-every", "20", "--saves", saves]
+            self.train(f"whole-{ranks}-{saves}", *plan, ranks=ranks)
+            self.kill_after(f"killed-{ranks}-{saves}", 40, *plan, ranks=ranks)
+            self.assertLess(self.checkpoints(f"killed-{ranks}-{saves}")[-1], 400)
+            said = self.train(f"killed-{ranks}-{saves}", *plan, ranks=ranks).stderr
             self.assertIn("resumed after step", said)
             self.assertNotIn("warning", said)
-            whole = self.metrics(f"whole-{ranks}")
-            killed = self.metrics(f"killed-{ranks}")
+            whole = self.metrics(f"whole-{ranks}-{saves}")
+            killed = self.metrics(f"killed-{ranks}-{saves}")
             for line in whole + killed:
                 del line["tokens_per_second"]
             self.assertEqual(whole, killed)
+
+    def test_saves_in_the_background_are_the_same_files(self):
+        for saves in ("wait", "background"):
+            self.train(saves, "--steps", "10", "--checkpoint-every", "3", "--keep-last", "1", "--keep-every", "6",
+                       "--saves", saves, ranks=2)
+            self.assertEqual(self.checkpoints(saves), [6, 10])
+        for step in (6, 10):
+            for rank in (0, 1):
+                name = f"step_{step:09}/shard-{rank:05}-of-00002.h5"
+                self.assertEqual((self.directory / "wait" / name).read_bytes(),
+                                 (self.directory / "background" / name).read_bytes())
 
     def test_stochastic_rounding_goes_on_with_the_same_bits(self):
         for rule in RULES:
