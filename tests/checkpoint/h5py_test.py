@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
@@ -20,9 +21,24 @@ def bf16(values):
     return ((bits + 0x8000) & 0xFFFF0000).astype("<u4").view("<f4")
 
 
+def hash_of(data, bits):
+    """XXH3 by its own program."""
+    said = subprocess.run(["xxhsum", "-H3" if bits == 64 else "-H2"], input=data, check=True, capture_output=True).stdout
+    return re.search(rb"\b[0-9a-f]{%d}\b" % (bits // 4), said)[0].decode()
+
+
+def check_hashes(path, file):
+    data = path.read_bytes()
+    assert hash_of(data, 128) == file["xxh3_128"]
+    cuts = [0, *range(file["head_bytes"], len(data), 64 << 20), len(data)]
+    assert [hash_of(data[begin:end], 64) for begin, end in zip(cuts, cuts[1:])] == file["blocks"]
+
+
 def read(checkpoint):
     """Every parameter's arrays, put together from the shards."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    text = (checkpoint / "manifest.json").read_bytes()
+    manifest = json.loads(text)
+    assert list(manifest)[-1] == "xxh3_128" and hash_of(text[:text.rindex(b",\n")], 128) == manifest["xxh3_128"]
     arrays = {}
     for number, parameter in enumerate(manifest["parameters"]):
         size = int(numpy.prod(parameter["shape"], dtype=numpy.int64))
@@ -38,7 +54,12 @@ def read(checkpoint):
     for file in manifest["files"]:
         path = checkpoint / file["name"]
         assert path.stat().st_size == file["bytes"]
+        check_hashes(path, file)
         with h5py.File(path) as shard:
+            for array in file["arrays"]:  # what a loader without HDF5 goes by
+                dataset = shard[array["name"]]
+                assert dataset.nbytes == array["bytes"]
+                assert dataset.nbytes == 0 or dataset.id.get_offset() == array["offset"]
             assert set(shard["state"]) == set(manifest["states"])
             for state in manifest["states"]:
                 scatter(shard["index"][:], shard["state"][state], state)
