@@ -112,7 +112,8 @@ class Measurement {
         checkpoints_(ranks.runtime(), directory_.path() / "run", {.keep_last = 0}) {
     fill_model(optimizer_);
     optimizer_.step();
-    saved_ = checkpoints_.save(optimizer_);
+    checkpoints_.begin_save(optimizer_);  // takes its memory, which it keeps
+    saved_ = checkpoints_.finish().value();
     const CheckpointInfo info = inspect_checkpoint(saved_);
     for (const CheckpointFile& file : info.files) bytes_ += file.bytes;
     const auto rank = static_cast<std::size_t>(ranks.runtime().rank());

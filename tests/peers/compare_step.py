@@ -8,10 +8,9 @@ each start anew for each round. Only ratios of one run mean anything.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-from referee import (Contestant, Row, Shardmix, in_short, in_words, options_of, parser_of, print_table, problem_cell,
+from referee import (MPI, Contestant, Row, Shardmix, in_short, in_words, options_of, parser_of, print_table, problem_cell,
                      take_turns, write_json)
 from step_peers import RANKS, STEP_PEERS, Ranks
 
@@ -40,10 +39,6 @@ RATIOS = [
     ("FSDP2", FULL),
     ("FSDP2", ADAMW),
 ]
-# Open MPI: as many ranks as asked for, wherever the system lets them run, as the peers' ranks.
-MPI = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none",
-       "OMPI_MCA_orte_execute_quiet": "1", "OMP_WAIT_POLICY": "passive"}
-AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def contestant(row: Row, options: argparse.Namespace) -> Contestant:
@@ -55,7 +50,7 @@ def contestant(row: Row, options: argparse.Namespace) -> Contestant:
                "--rounds", str(options.steps)]
     if collectives != "auto":
         command += ["--collectives", collectives]
-    return Shardmix(command, MPI | (AS_ROOT if os.geteuid() == 0 else {}))
+    return Shardmix(command, MPI)
 
 
 def ratio(rows: list[Row], name: str, against: str) -> float | None:

@@ -16,6 +16,11 @@ from typing import Any, Protocol
 from peers import Failed
 
 SHARDMIX = pathlib.Path(__file__).resolve().parents[2] / "build/release/bin/shardmix"
+# Open MPI: as many ranks as asked for, wherever the system lets them run, as the peers' ranks.
+MPI = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none",
+       "OMPI_MCA_orte_execute_quiet": "1", "OMP_WAIT_POLICY": "passive"}
+if os.geteuid() == 0:
+    MPI |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 class Contestant(Protocol):
