@@ -38,9 +38,11 @@ class Checkpoints {
   /// them fails; the optimizer and the earlier checkpoints are then as they were.
   std::filesystem::path save(ShardedOptimizer& optimizer, std::string_view trainer_state = {});
 
-  /// Begins a save that goes on beside the next steps: returns when the state is copied (so much
-  /// host memory is kept until this object's end), and a thread writes the copy. Finishes one that
-  /// is under way first, and throws what finish() throws of it; no new one has begun then.
+  /// Begins a save that goes on beside the training: a thread copies the state (so much host memory
+  /// is kept until this object's end) while the next gradients are computed, and writes the copy.
+  /// The next update waits until the state is copied; parameters must stay as they are until then.
+  /// Finishes a save that is under way first, and throws what finish() throws of it; no new one has
+  /// begun then.
   void begin_save(ShardedOptimizer& optimizer, std::string_view trainer_state = {});
   /// Commits the save under way once all ranks have written: call it after each step. Returns its
   /// directory then. Throws CheckpointError as save() does; training may go on.

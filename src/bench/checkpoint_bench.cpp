@@ -4,11 +4,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <map>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "bench/model.hpp"
@@ -105,6 +108,7 @@ class Measurement {
   Measurement(Ranks& ranks, const CheckpointOptions& options, const Rule& rule,
               const Precision& precision)
       : ranks_(ranks),
+        compute_(options.compute),
         directory_(ranks, options.directory),
         optimizer_(ranks.runtime(),
                    flat_model(options.parameters, options.bucket_elements, precision.dtype), rule,
@@ -128,7 +132,7 @@ class Measurement {
     time(
         "plain write", [&] { settle(); }, [&] { plain_->write(); });
     time(
-        "save", [&] { clear(); }, [&] { checkpoints_.save(optimizer_); });
+        "save", [&] { clear(); }, [&] { saved_ = checkpoints_.save(optimizer_); });
     time(
         "plain cold read", [&] { forget_all(); }, [&] { plain_->read(); });
     time(
@@ -139,18 +143,33 @@ class Measurement {
         "warm load", [&] { checkpoints_.load(saved_, optimizer_); },
         [&] { checkpoints_.load(saved_, optimizer_); });
     time(
-        "stall", [&] { clear(); }, [&] { checkpoints_.begin_save(optimizer_); });
+        "iteration", [&] { clear(); }, [&] { iterate(); });
     time(
-        "background save", [] {}, [&] { (void)checkpoints_.finish(); });
+        "iteration with save", [&] { clear(); },
+        [&] {
+          checkpoints_.begin_save(optimizer_);
+          iterate();
+        });
+    time(
+        "background save", [] {}, [&] { saved_ = checkpoints_.finish().value(); });
   }
 
-  [[nodiscard]] double seconds(const std::string& what) const { return median(times_.at(what)); }
+  [[nodiscard]] double seconds(const std::string& what) const {
+    if (what != "stall") return median(times_.at(what));
+    return std::max(1e-6,
+                    median(times_.at("iteration with save")) - median(times_.at("iteration")));
+  }
 
  private:
   void time(const std::string& what, const std::function<void()>& prepare,
             const std::function<void()>& work) {
     prepare();
     times_[what].push_back(ranks_.time(work));
+  }
+  /// A pass that leaves the host idle, as a GPU's would, and a step.
+  void iterate() {
+    std::this_thread::sleep_for(std::chrono::duration<double>(compute_));
+    optimizer_.step();
   }
   /// Nothing is on its way to the disk.
   void settle() {
@@ -169,6 +188,7 @@ class Measurement {
   }
 
   Ranks& ranks_;
+  double compute_;
   Directory directory_;
   ShardedOptimizer optimizer_;
   Checkpoints checkpoints_;

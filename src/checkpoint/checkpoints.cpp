@@ -97,12 +97,9 @@ void Checkpoints::begin_save(ShardedOptimizer& optimizer, std::string_view train
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
-  comm::agreed(impl_->runtime.impl().collectives(), [&] {
-    impl_->snapshot.take(
-        *checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()));
-  });
-  impl_->save = impl_->begin(from, trainer_state, impl_->snapshot);
-  impl_->save->begin_writing(impl_->snapshot);
+  auto source = checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size());
+  impl_->save = impl_->begin(from, trainer_state, *source);
+  from.reader = impl_->save->begin_writing(std::move(source), impl_->snapshot);
 }
 
 std::optional<fs::path> Checkpoints::poll() {

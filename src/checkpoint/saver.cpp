@@ -126,17 +126,34 @@ void Save::remove_temporary() noexcept {
   if (collectives_.rank() == 0) fs::remove_all(temporary_, ignored);
 }
 
-void Save::write(const ShardSource& source) {
+void Save::attempt(const std::function<void()>& work) noexcept {
   try {
-    file_ = write_shard(temporary_ / shard_name(collectives_.rank(), collectives_.size()), source);
+    work();
   } catch (...) {
     error_ = std::current_exception();
   }
+}
+
+void Save::write(const ShardSource& source) {
+  attempt([&] {
+    file_ = write_shard(temporary_ / shard_name(collectives_.rank(), collectives_.size()), source);
+  });
   is_written_ = true;
 }
 
-void Save::begin_writing(const ShardSource& source) {
-  thread_ = std::thread([this, &source] { write(source); });
+std::shared_future<void> Save::begin_writing(std::unique_ptr<ShardSource> source, Snapshot& copy) {
+  std::promise<void> copied;
+  std::shared_future<void> done = copied.get_future().share();
+  thread_ =
+      std::thread([this, source = std::move(source), &copy, copied = std::move(copied)]() mutable {
+        attempt([&] { copy.take(*source); });
+        copied.set_value();
+        if (error_)
+          is_written_ = true;
+        else
+          write(copy);
+      });
+  return done;
 }
 
 fs::path Save::commit() {

@@ -3,6 +3,9 @@
 #include <atomic>
 #include <exception>
 #include <filesystem>
+#include <functional>
+#include <future>
+#include <memory>
 #include <string_view>
 #include <thread>
 
@@ -25,10 +28,12 @@ class Save {
   Save(const Save&) = delete;
   Save& operator=(const Save&) = delete;
 
-  /// Writes this rank's part: now, or in a thread, during which `source` must not change. Local; an
-  /// error is commit()'s.
+  /// Writes this rank's part. Local; an error is commit()'s.
   void write(const ShardSource& source);
-  void begin_writing(const ShardSource& source);
+  /// The same in a thread, which first copies `source` into `copy`. The future is ready when
+  /// `source` may change again; `copy` must last as long as this.
+  [[nodiscard]] std::shared_future<void> begin_writing(std::unique_ptr<ShardSource> source,
+                                                       Snapshot& copy);
   /// Whether the part is written. Local.
   [[nodiscard]] bool is_written() const noexcept { return is_written_; }
 
@@ -38,6 +43,8 @@ class Save {
 
  private:
   void remove_temporary() noexcept;
+  /// Keeps what it throws for commit().
+  void attempt(const std::function<void()>& work) noexcept;
 
   comm::Collectives& collectives_;
   std::filesystem::path run_directory_;

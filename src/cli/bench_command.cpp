@@ -136,6 +136,10 @@ std::vector<OptionGroup> checkpoint_groups(bench::CheckpointOptions& o) {
                 o.precision),
            number("parameters", "N", "of the model", o.parameters),
            number("bucket", "N", "parameters of a bucket", o.bucket_elements),
+           number("compute", "S",
+                  "seconds of a synthetic forward and backward pass, behind which a save in the "
+                  "background copies the state",
+                  o.compute),
            rounds(o.rounds),
            device(o.device),
            number("threads", "N", "of each rank; 0: its share of the node's cores", o.threads),
@@ -307,7 +311,8 @@ std::string checkpoint_bench_help() {
 
 Measures saves and loads of all ranks. Their bound are plain files of the same sizes in the same
 directory, one a rank, written in a row and synced, or read in a row. A cold load comes from the disk,
-a warm one from the system's cache. The stall is what a step waits for a save in the background.
+a warm one from the system's cache. The stall is what an iteration, a pass that leaves the host idle
+and a step, takes longer with the beginning of a save in the background.
 
 {}
   --json                   one JSON object a line instead of a table

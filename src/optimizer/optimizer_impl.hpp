@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <future>
 #include <vector>
 
 #include "optimizer/reducer.hpp"
@@ -13,6 +14,7 @@ struct ShardedOptimizer::Impl {
   /// `memory`: the flat buffers of the parameters and of the gradients.
   Impl(Runtime& runtime, Parameters parameters, layout::Layout layout,
        std::array<device::Buffer, 2> memory, Rule rule, const OptimizerOptions& options);
+  ~Impl() { await_readers(); }
 
   const Runtime& runtime;
   comm::Collectives& collectives;
@@ -28,8 +30,13 @@ struct ShardedOptimizer::Impl {
   device::Buffer control;                              ///< an UpdateControl
   bool writes_copies;  ///< the update itself writes its neighbours' parameters
   double loss_scale;
-  std::int64_t usable_steps = 0;  ///< since the loss scale changed
+  std::int64_t usable_steps = 0;    ///< since the loss scale changed
+  std::shared_future<void> reader;  ///< of who reads the state in the background: ready when done
 
+  /// Before the state, or this rank's slices of the parameters, may change.
+  void await_readers() const {
+    if (reader.valid()) reader.wait();
+  }
   /// The step's kernel for each group of parameters.
   [[nodiscard]] std::vector<math::UpdateKernel> group_kernels() const;
   /// Updates this rank's slice of a bucket.

@@ -240,6 +240,7 @@ TensorView ShardedOptimizer::gradient(std::string_view name) {
 }
 
 void ShardedOptimizer::broadcast_parameters(int root) {
+  impl_->await_readers();
   if (root < 0 || root >= impl_->collectives.size()) {
     throw ConfigError(fmt::format("broadcast_parameters: there is no rank {} among {}", root,
                                   impl_->collectives.size()));
@@ -312,6 +313,7 @@ StepReport ShardedOptimizer::step() {
   o.control.as<device::UpdateControl>()->gradient_scale =
       static_cast<float>(mean * report.clip_scale);
   const std::vector<math::UpdateKernel> kernels = o.group_kernels();
+  o.await_readers();
   for (std::size_t b = 0; b < o.gathers.size(); ++b) {
     o.update_bucket(b, kernels);
     o.begin_gather(b, o.writes_copies ? comm::Written::everywhere : comm::Written::here);
@@ -344,6 +346,7 @@ void ShardedOptimizer::switch_rule(Rule rule) {
     }
   });
   const bool m2_begins = optimizer::m2_begins(o.state.states(), states_of(rule));
+  o.await_readers();
   comm::agreed(o.collectives, [&] { o.state.set_states(states_of(rule)); });
   if (m2_begins) o.clocks.slow_step = 0;
   o.rule = std::move(rule);
