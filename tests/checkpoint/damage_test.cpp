@@ -2,8 +2,11 @@
 // one.
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <fstream>
+#include <iterator>
+#include <random>
 
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/support.hpp"
@@ -53,16 +56,100 @@ class DamageTest : public ::testing::Test {
   fs::path shard_;
 };
 
+/// Bytes of a file, which rank 0 alone changes.
+class Contents {
+ public:
+  explicit Contents(fs::path path) : path_(std::move(path)) {
+    std::ifstream in(path_, std::ios::binary);
+    good_.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  [[nodiscard]] const std::string& good() const noexcept { return good_; }
+  void put(const std::string& bytes) const {
+    std::ofstream(path_, std::ios::binary | std::ios::trunc) << bytes;
+  }
+
+ private:
+  fs::path path_;
+  std::string good_;
+};
+
+TEST_F(DamageTest, AnyFlippedBitAndAnyLengthIsRefused) {
+  std::mt19937_64 random(7);  // the same on all ranks
+  const int places = runtime_.size() == 1 ? 1000 : 150;
+  ShardedOptimizer loaded(runtime_, testing::awkward_parameters(), testing::test_rule);
+  for (const std::string& name : {shard_.filename().string(), std::string("manifest.json")}) {
+    const Contents file(newest_ / name);
+    int accepted = 0;
+    int nameless = 0;
+    const auto try_with = [&](const std::string& bytes) {
+      damage([&] { file.put(bytes); });
+      try {
+        checkpoints_.load(newest_, loaded);
+        ++accepted;
+      } catch (const CheckpointError& error) {
+        const std::string said = error.what();
+        nameless += said.find(name) == std::string::npos &&
+                            said.find("manifest of '" + newest_.string()) == std::string::npos
+                        ? 1
+                        : 0;
+      }
+    };
+    for (int i = 0; i < places; ++i) {
+      std::string bad = file.good();
+      bad[random() % bad.size()] ^= static_cast<char>(1U << random() % 8);
+      try_with(bad);
+      try_with(file.good().substr(0, random() % file.good().size()));
+    }
+    try_with(file.good().substr(0, file.good().size() - 1));
+    try_with(file.good() + '\0');
+    try_with(file.good() + file.good());
+    EXPECT_EQ(accepted, 0) << name;
+    EXPECT_EQ(nameless, 0) << name;
+    damage([&] { file.put(file.good()); });
+    EXPECT_EQ(checkpoints_.load(newest_, loaded), 2) << name;
+  }
+}
+
 TEST_F(DamageTest, AFlippedBit) {
   damage([&] {
-    std::fstream file(shard_, std::ios::in | std::ios::out | std::ios::binary);
-    const auto where = static_cast<std::streamoff>(fs::file_size(shard_) / 2);
-    file.seekg(where);
-    const int byte = file.get();
-    file.seekp(where);
-    file.put(static_cast<char>(byte ^ 1));
+    const Contents file(shard_);
+    std::string bad = file.good();
+    bad[bad.size() / 2] ^= 1;
+    file.put(bad);
   });
   expect_refused(shard_.filename().string() + "' has the checksum");
+}
+
+TEST_F(DamageTest, FilesInEachOthersPlace) {
+  if (runtime_.size() == 1) GTEST_SKIP() << "has one file";
+  const fs::path first = newest_ / checkpoint::shard_name(0, runtime_.size());
+  damage([&] {
+    fs::rename(first, first.string() + ".tmp");
+    fs::rename(shard_, first);
+    fs::rename(first.string() + ".tmp", shard_);
+  });
+  expect_refused(first.filename().string());
+}
+
+TEST_F(DamageTest, AFileOfAnotherCheckpoint) {
+  damage([&] {
+    fs::copy_file(directory_.path() / checkpoint::checkpoint_name(1) / shard_.filename(), shard_,
+                  fs::copy_options::overwrite_existing);
+  });
+  expect_refused(shard_.filename().string());
+}
+
+TEST_F(DamageTest, WhatIsNoPlainFile) {
+  damage([&] {
+    fs::rename(shard_, directory_.path() / "elsewhere");
+    fs::create_symlink(directory_.path() / "elsewhere", shard_);
+  });
+  expect_refused(shard_.filename().string());
+  damage([&] {
+    fs::remove(shard_);
+    mkfifo(shard_.c_str(), 0600);
+  });
+  expect_refused(shard_.filename().string());
 }
 
 TEST_F(DamageTest, AFileCutShort) {
