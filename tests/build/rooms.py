@@ -11,8 +11,8 @@ BELOW = {
     "device": {"math"},
     "comm": {"device"},
     "optimizer": {"math", "layout", "device", "comm"},
-    "checkpoint": {"math", "layout", "comm", "optimizer"},
-    "bench": {"math", "device", "comm"},
+    "checkpoint": {"math", "layout", "device", "comm", "optimizer"},
+    "bench": {"math", "device", "comm", "checkpoint"},
     "train": {"math", "comm"},
     "cli": {"train", "bench", "comm"},
 }
