@@ -29,6 +29,11 @@ SHELL = '''trap "" TERM; "$@"; : >"{place}/over.$OMPI_COMM_WORLD_RANK"; i=0
 while [ "$(ls "{place}" | grep -c over)" -lt {ranks} ] && [ $((i += 1)) -lt 600 ]; do sleep 0.02; done'''
 
 
+def ways(stride):
+    """Two of them where not each operation is tried."""
+    return WAYS if stride == 1 else WAYS[::3]
+
+
 class Table:
     """Cases and their outcomes, and what was wrong."""
 
@@ -105,7 +110,7 @@ def reference(ranks, way, scratch):
 
 def test_kill(scratch, stride, table):
     """kill -9 of one rank, whose fellows live on, or of all at once; before an operation or within a write."""
-    for way in WAYS:
+    for way in ways(stride):
         for ranks in (1, 2, 3):
             _, names, operations, _ = reference(ranks, way, scratch)
             cases = [(rank, at, action) for rank, count in operations.items() for at in range(1, count + 1)
@@ -131,11 +136,12 @@ def test_kill(scratch, stride, table):
 
 def test_errors(scratch, stride, table):
     """Operations that fail, on one rank or all; the program goes on, loads and saves again."""
-    for way in WAYS:
+    for way in ways(stride):
         for ranks in (1, 2, 3):
             base = tempfile.mkdtemp(dir=scratch)
-            first = 1 + (ranks + WAYS.index(way)) % stride
-            for line in run(ranks, ["errors", way, base, first, stride]):
+            step = 1 if ranks == 1 else stride  # one rank takes little time
+            first = 1 + (ranks + WAYS.index(way)) % step
+            for line in run(ranks, ["errors", way, base, first, step]):
                 words = line.split()
                 if "WRONG" in line:
                     table.add(f"{words[1]}, {ranks} ranks", "WRONG", f"{way}, {line}")
