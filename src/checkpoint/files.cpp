@@ -130,6 +130,14 @@ void sync_directory(const fs::path& path) {
   if (fsync(directory.get()) != 0) fail("sync", path);
 }
 
+void make_directories(const fs::path& path) {
+  if (fs::is_directory(path)) return;
+  const fs::path full = fs::absolute(path);
+  make_directories(full.parent_path());
+  fs::create_directory(full);
+  sync_directory(full.parent_path());
+}
+
 void write_atomically(const fs::path& path, std::string_view text) {
   const fs::path temporary = path.string() + ".tmp";
   std::error_code ignored;
@@ -181,6 +189,7 @@ void retire_directory(const fs::path& directory) {
       directory.parent_path() /
       fmt::format(".{}.retired-{}", directory.filename().string(), unique_suffix());
   if (std::rename(directory.c_str(), nameless.c_str()) != 0) fail("rename", directory);
+  sync_directory(directory.parent_path());
   std::error_code error;
   fs::remove_all(nameless, error);
   if (error)

@@ -45,6 +45,9 @@ class File {
 /// Brings a directory's entries to the disk.
 void sync_directory(const std::filesystem::path& path);
 
+/// Makes the directory and those above it that aren't there, and syncs what holds their names.
+void make_directories(const std::filesystem::path& path);
+
 /// Writes a whole small file, syncs it, and puts it at `path` in one rename.
 void write_atomically(const std::filesystem::path& path, std::string_view text);
 
@@ -58,7 +61,8 @@ void write_atomically(const std::filesystem::path& path, std::string_view text);
 /// two are exchanged and the older one removed.
 void publish_directory(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// Removes a directory that others may take for complete: it loses its name first.
+/// Removes a directory that others may take for complete: it loses its name first, on the
+/// disk too.
 void retire_directory(const std::filesystem::path& directory);
 
 /// Points the symbolic link `link` at `target`, atomically.

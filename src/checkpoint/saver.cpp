@@ -84,7 +84,7 @@ fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_dire
                         const std::string& name) {
   std::array<char, 16> suffix{};
   on_root(collectives, [&] {
-    fs::create_directories(run_directory);
+    make_directories(run_directory);
     remove_leftovers(run_directory);
     unique_suffix().copy(suffix.data(), suffix.size());
     fs::create_directory(

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "checkpoint/files.hpp"
@@ -67,7 +68,7 @@ CheckpointFile make_structures(const fs::path& path, const ShardSource& source) 
     if (offset) file.head_bytes = std::min(file.head_bytes, *offset);
   }
   hdf5.close();
-  file.bytes = File::open_to_read(path).size();
+  file.bytes = (File::open_to_read(path).size() + 3) / 4 * 4;
   for (const CheckpointArray& a : file.arrays)
     file.bytes = std::max(file.bytes, a.offset + a.bytes);
   file.head_bytes = std::min(file.head_bytes, file.bytes);
@@ -106,6 +107,10 @@ std::int64_t expected_bytes(const ShardSource& source) noexcept {
 CheckpointFile write_shard(const fs::path& path, const ShardSource& source) {
   CheckpointFile file = make_structures(path, source);
   File out = File::open_to_write(path);
+  // Where a rank holds no values HDF5 may end anywhere; a head has whole floats.
+  const std::array<std::byte, 4> padding{};
+  if (const std::int64_t end = out.size(); end < file.head_bytes)
+    out.write(end, std::span(padding).first(static_cast<std::size_t>(file.head_bytes - end)));
   out.reserve(file.bytes);
   Hash whole;
   Hash block;

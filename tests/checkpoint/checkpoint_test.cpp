@@ -425,6 +425,21 @@ TEST_F(CheckpointTest, SavingAStepAgainReplacesIt) {
   EXPECT_EQ(checkpoints.trainer_state(), "second");
 }
 
+TEST_F(CheckpointTest, ARankMayHoldNothing) {
+  Parameters parameters;
+  parameters.add("small", {3}, fp32);
+  parameters.add("frozen", {5}, fp32, {.trainable = false});
+  ShardedOptimizer saved(runtime_, parameters, test_rule);
+  testing::start(saved, runtime_.rank());
+  train_steps(saved, 1);
+  Checkpoints checkpoints(runtime_, directory_.path() / "a" / "run");
+  checkpoints.save(saved);
+  ShardedOptimizer loaded(runtime_, parameters, test_rule);
+  EXPECT_EQ(checkpoints.resume(loaded), 1);
+  EXPECT_EQ(snapshot(loaded), snapshot(saved));
+  EXPECT_EQ(states_of_shard(loaded), states_of_shard(saved));
+}
+
 TEST_F(CheckpointTest, RefusesAnotherModel) {
   auto optimizer = make();
   testing::start(optimizer, runtime_.rank());
