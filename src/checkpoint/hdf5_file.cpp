@@ -90,6 +90,29 @@ void Hdf5File::make_group(const char* name) {
       &H5Gclose);
 }
 
+void Hdf5File::write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value) {
+  const std::string action = fmt::format("write the attribute '{}'", name);
+  const Handle space(checked(H5Screate(H5S_SCALAR), path_, action), &H5Sclose);
+  Handle attribute(checked(H5Acreate2(file_.id(), name, type, space.id(), H5P_DEFAULT, H5P_DEFAULT),
+                           path_, action),
+                   &H5Aclose);
+  if (H5Awrite(attribute.id(), memory_type, value) < 0 || !attribute.close_quietly())
+    fail(path_, action);
+}
+
+void Hdf5File::write_attribute(const char* name, const std::string& text) {
+  const std::string action = fmt::format("make the type of the attribute '{}'", name);
+  const Handle type(checked(H5Tcopy(H5T_C_S1), path_, action), &H5Tclose);
+  if (H5Tset_size(type.id(), H5T_VARIABLE) < 0 || H5Tset_cset(type.id(), H5T_CSET_UTF8) < 0)
+    fail(path_, action);
+  const char* value = text.c_str();
+  write_attribute(name, type.id(), type.id(), static_cast<const void*>(&value));
+}
+
+void Hdf5File::write_attribute(const char* name, std::int64_t number) {
+  write_attribute(name, H5T_STD_I64LE, H5T_NATIVE_INT64, &number);
+}
+
 std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
                                                    const std::vector<hsize_t>& extents,
                                                    const void* values) {
@@ -105,7 +128,12 @@ std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
       H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER) < 0) {
     fail(path_, action);
   }
-  Handle dataset(checked(H5Dcreate2(file_.id(), name, stored_type(type), space.id(), H5P_DEFAULT,
+  const Handle link(checked(H5Pcreate(H5P_LINK_CREATE), path_, action), &H5Pclose);
+  if (H5Pset_create_intermediate_group(link.id(), 1) < 0 ||
+      H5Pset_char_encoding(link.id(), H5T_CSET_UTF8) < 0) {
+    fail(path_, action);
+  }
+  Handle dataset(checked(H5Dcreate2(file_.id(), name, stored_type(type), space.id(), link.id(),
                                     properties.id(), H5P_DEFAULT),
                          path_, action),
                  &H5Dclose);

@@ -50,9 +50,12 @@ class Hdf5File {
   static Hdf5File create(const std::filesystem::path& path);
 
   void make_group(const char* name);
+  /// An attribute of the file itself: text in UTF-8 of variable length, or a number.
+  void write_attribute(const char* name, const std::string& text);
+  void write_attribute(const char* name, std::int64_t number);
   /// A contiguous, unfiltered dataset of `type` (H5T_NATIVE_FLOAT or H5T_NATIVE_INT64), stored
   /// little-endian. Its values are `values`, or come later, past HDF5. Returns the offset in the
-  /// file where they lie; nothing where it has none.
+  /// file where they lie; nothing where it has none. The groups on the way to it are made.
   std::optional<std::int64_t> make_dataset(const char* name, hid_t type,
                                            const std::vector<hsize_t>& extents,
                                            const void* values = nullptr);
@@ -63,6 +66,7 @@ class Hdf5File {
  private:
   Hdf5File(std::filesystem::path path, Handle file)
       : path_(std::move(path)), file_(std::move(file)) {}
+  void write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value);
 
   std::filesystem::path path_;
   Handle file_;
