@@ -21,10 +21,10 @@ void require_path(const std::string& name) {
     begin = end + 1;
   }
   if (is_path) return;
-  throw CheckpointError(
-      fmt::format("the parameter '{}' can't be named in HDF5: a part between slashes is empty or "
-                  "'.', or there is a zero byte in it; export to safetensors instead",
-                  name));
+  throw CheckpointError(fmt::format(
+      "HDF5 can't have the name of a parameter in which a part between slashes is empty "
+      "or '.', or with a zero byte; export to safetensors instead: '{}'",
+      name));
 }
 
 /// A name may lie below another one's group, but not below its dataset.
