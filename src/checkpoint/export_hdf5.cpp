@@ -27,16 +27,20 @@ void require_path(const std::string& name) {
       name));
 }
 
-/// A name may lie below another one's group, but not below its dataset.
-void require_free(const std::set<std::string>& datasets, const std::string& path) {
+/// Makes the groups on the way to a dataset that aren't there yet. A name may lie below another
+/// one's group, but not below its dataset.
+void make_groups(Hdf5File& file, std::set<std::string>& groups,
+                 const std::set<std::string>& datasets, const std::string& path) {
   for (std::size_t slash = path.find('/', 1); slash != std::string::npos;
        slash = path.find('/', slash + 1)) {
-    if (datasets.contains(path.substr(0, slash))) {
+    const std::string group = path.substr(0, slash);
+    if (datasets.contains(group)) {
       throw CheckpointError(
           fmt::format("'{}' would be both an array and a group of arrays in HDF5, by the names of "
                       "two parameters; export to safetensors instead",
-                      path.substr(0, slash)));
+                      group));
     }
+    if (groups.insert(group).second) file.make_group(group.c_str());
   }
 }
 
@@ -62,9 +66,10 @@ void begin_hdf5(const std::filesystem::path& path, const CheckpointInfo& info,
   file.write_attribute("rule", info.rule);
   file.write_attribute("hyper_parameters", info.rule_json);
   file.make_group("/parameters");
+  std::set<std::string> groups{"/parameters"};
   for (ExportArray& array : arrays) {
     const std::string name = path_of(array);
-    require_free(datasets, name);
+    make_groups(file, groups, datasets, name);
     const std::vector<std::int64_t>& shape = info.parameters[array.parameter].shape;
     array.offset =
         file.make_dataset(name.c_str(), H5T_NATIVE_FLOAT, {shape.begin(), shape.end()}).value_or(0);

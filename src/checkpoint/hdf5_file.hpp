@@ -55,7 +55,7 @@ class Hdf5File {
   void write_attribute(const char* name, std::int64_t number);
   /// A contiguous, unfiltered dataset of `type` (H5T_NATIVE_FLOAT or H5T_NATIVE_INT64), stored
   /// little-endian. Its values are `values`, or come later, past HDF5. Returns the offset in the
-  /// file where they lie; nothing where it has none. The groups on the way to it are made.
+  /// file where they lie; nothing where it has none.
   std::optional<std::int64_t> make_dataset(const char* name, hid_t type,
                                            const std::vector<hsize_t>& extents,
                                            const void* values = nullptr);

@@ -275,6 +275,7 @@ class Export(Tools):
                         self.assertEqual((dataset.dtype, dataset.chunks, dataset.shape), ("<f4", None, SHAPES[parameter]))
                         numpy.testing.assert_allclose(dataset[()], expected(parameter, state), rtol=0 if state == "master" else 1e-6)
             self.assertEqual([p.name for p in self.directory.iterdir() if p.name.startswith(".")], [])
+        self.assertEqual((self.directory / "one.h5").read_bytes(), (self.directory / "three.h5").read_bytes())
 
     def test_safetensors(self):
         path = self.directory / "all.safetensors"
