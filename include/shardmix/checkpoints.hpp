@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -95,6 +96,8 @@ struct CheckpointParameter {
   std::vector<std::int64_t> shape = {};
   DType dtype = DType::fp32;
   bool trainable = true;
+
+  [[nodiscard]] std::int64_t elements() const noexcept;
 };
 
 /// What a manifest says. Read without MPI, a GPU or HDF5.
@@ -119,5 +122,28 @@ struct CheckpointInfo {
 /// Reads and checks the manifest of a checkpoint directory (or of the newest checkpoint in a run's
 /// directory). Throws CheckpointError.
 [[nodiscard]] CheckpointInfo inspect_checkpoint(const std::filesystem::path& path);
+
+/// What verify_checkpoint() found. Damage is told in sentences that name the file.
+struct CheckpointVerdict {
+  struct File {
+    std::string name = {};
+    std::int64_t bytes = 0;   ///< as the manifest says
+    std::string damage = {};  ///< "" where the file is good
+  };
+  std::filesystem::path directory = {};
+  std::vector<File> files = {};
+  std::string damage = {};  ///< of the manifest, or of what the files hold together; "": none
+
+  [[nodiscard]] bool is_good() const noexcept;
+};
+
+/// Told now and then how far a long reading is, in bytes.
+using CheckpointProgress = std::function<void(std::int64_t done, std::int64_t total)>;
+
+/// Reads every byte of a checkpoint (or of the newest one in a run's directory) and compares sizes,
+/// checksums and what the files hold with the manifest. Without MPI or a GPU. Throws
+/// CheckpointError where there is no checkpoint; a damaged one is no error.
+[[nodiscard]] CheckpointVerdict verify_checkpoint(const std::filesystem::path& path,
+                                                  const CheckpointProgress& progress = {});
 
 }  // namespace shardmix

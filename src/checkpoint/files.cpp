@@ -171,6 +171,16 @@ std::int64_t free_bytes(const fs::path& path) {
   return static_cast<std::int64_t>(std::min<std::uintmax_t>(space.available, INT64_MAX));
 }
 
+void publish_file(const fs::path& from, const fs::path& to, bool may_replace) {
+  int status =
+      renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), may_replace ? 0 : RENAME_NOREPLACE);
+  // Some file systems of networks can't refuse to replace: look first there.
+  if (status != 0 && errno == EINVAL && !fs::exists(to))
+    status = std::rename(from.c_str(), to.c_str());
+  if (status != 0) fail("rename to", to);
+  sync_directory(to.parent_path());
+}
+
 void publish_directory(const fs::path& from, const fs::path& to) {
   sync_directory(from);
   if (fs::exists(to)) {

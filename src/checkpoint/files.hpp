@@ -57,6 +57,11 @@ void write_atomically(const std::filesystem::path& path, std::string_view text);
 /// Bytes that may still be written where `path` is.
 [[nodiscard]] std::int64_t free_bytes(const std::filesystem::path& path);
 
+/// Gives a file, which is synced, the name `to` beside it and syncs the directory. What has that
+/// name already is replaced or, without `may_replace`, an error.
+void publish_file(const std::filesystem::path& from, const std::filesystem::path& to,
+                  bool may_replace);
+
 /// Gives directory `from` the name `to` in one atomic act and syncs the parent. If `to` exists, the
 /// two are exchanged and the older one removed.
 void publish_directory(const std::filesystem::path& from, const std::filesystem::path& to);

@@ -67,6 +67,13 @@ Handle creation_properties(hid_t object, const fs::path& path) {
   return properties;
 }
 
+/// Names are UTF-8.
+Handle link_properties(const fs::path& path) {
+  Handle properties(checked(H5Pcreate(H5P_LINK_CREATE), path, "make link properties"), &H5Pclose);
+  if (H5Pset_char_encoding(properties.id(), H5T_CSET_UTF8) < 0) fail(path, "set link properties");
+  return properties;
+}
+
 /// Each element type has one form in a file.
 hid_t stored_type(hid_t type) {
   return H5Tequal(type, H5T_NATIVE_FLOAT) > 0 ? H5T_IEEE_F32LE : H5T_STD_I64LE;
@@ -84,10 +91,33 @@ Hdf5File Hdf5File::create(const fs::path& path) {
 
 void Hdf5File::make_group(const char* name) {
   const Handle properties = creation_properties(H5P_GROUP_CREATE, path_);
-  const Handle group(
-      checked(H5Gcreate2(file_.id(), name, H5P_DEFAULT, properties.id(), H5P_DEFAULT), path_,
-              fmt::format("make the group '{}'", name)),
-      &H5Gclose);
+  const Handle link = link_properties(path_);
+  const Handle group(checked(H5Gcreate2(file_.id(), name, link.id(), properties.id(), H5P_DEFAULT),
+                             path_, fmt::format("make the group '{}'", name)),
+                     &H5Gclose);
+}
+
+void Hdf5File::write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value) {
+  const std::string action = fmt::format("write the attribute '{}'", name);
+  const Handle space(checked(H5Screate(H5S_SCALAR), path_, action), &H5Sclose);
+  Handle attribute(checked(H5Acreate2(file_.id(), name, type, space.id(), H5P_DEFAULT, H5P_DEFAULT),
+                           path_, action),
+                   &H5Aclose);
+  if (H5Awrite(attribute.id(), memory_type, value) < 0 || !attribute.close_quietly())
+    fail(path_, action);
+}
+
+void Hdf5File::write_attribute(const char* name, const std::string& text) {
+  const std::string action = fmt::format("make the type of the attribute '{}'", name);
+  const Handle type(checked(H5Tcopy(H5T_C_S1), path_, action), &H5Tclose);
+  if (H5Tset_size(type.id(), H5T_VARIABLE) < 0 || H5Tset_cset(type.id(), H5T_CSET_UTF8) < 0)
+    fail(path_, action);
+  const char* value = text.c_str();
+  write_attribute(name, type.id(), type.id(), static_cast<const void*>(&value));
+}
+
+void Hdf5File::write_attribute(const char* name, std::int64_t number) {
+  write_attribute(name, H5T_STD_I64LE, H5T_NATIVE_INT64, &number);
 }
 
 std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
@@ -105,7 +135,8 @@ std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
       H5Pset_fill_time(properties.id(), H5D_FILL_TIME_NEVER) < 0) {
     fail(path_, action);
   }
-  Handle dataset(checked(H5Dcreate2(file_.id(), name, stored_type(type), space.id(), H5P_DEFAULT,
+  const Handle link = link_properties(path_);
+  Handle dataset(checked(H5Dcreate2(file_.id(), name, stored_type(type), space.id(), link.id(),
                                     properties.id(), H5P_DEFAULT),
                          path_, action),
                  &H5Dclose);

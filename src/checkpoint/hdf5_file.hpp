@@ -50,6 +50,9 @@ class Hdf5File {
   static Hdf5File create(const std::filesystem::path& path);
 
   void make_group(const char* name);
+  /// An attribute of the file itself: text in UTF-8 of variable length, or a number.
+  void write_attribute(const char* name, const std::string& text);
+  void write_attribute(const char* name, std::int64_t number);
   /// A contiguous, unfiltered dataset of `type` (H5T_NATIVE_FLOAT or H5T_NATIVE_INT64), stored
   /// little-endian. Its values are `values`, or come later, past HDF5. Returns the offset in the
   /// file where they lie; nothing where it has none.
@@ -63,6 +66,7 @@ class Hdf5File {
  private:
   Hdf5File(std::filesystem::path path, Handle file)
       : path_(std::move(path)), file_(std::move(file)) {}
+  void write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value);
 
   std::filesystem::path path_;
   Handle file_;

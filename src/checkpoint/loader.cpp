@@ -31,51 +31,6 @@ std::string broadcast_manifest(comm::Collectives& collectives, const fs::path& d
   return text;
 }
 
-std::int64_t elements_of(const CheckpointParameter& p) {
-  std::int64_t product = 1;
-  for (const std::int64_t extent : p.shape) product *= extent;
-  return product;
-}
-
-/// Where the pieces of one parameter lie.
-struct Span {
-  std::int64_t parameter;
-  std::int64_t begin;
-  std::int64_t end;
-};
-
-void require_tiling(const CheckpointInfo& info, std::vector<Span> spans, bool trainable) {
-  std::ranges::sort(spans, {}, [](const Span& s) { return std::pair(s.parameter, s.begin); });
-  auto next = spans.begin();
-  for (std::int64_t p = 0; p < std::ssize(info.parameters); ++p) {
-    const CheckpointParameter& parameter = info.parameters[static_cast<std::size_t>(p)];
-    const std::int64_t elements = parameter.trainable == trainable ? elements_of(parameter) : 0;
-    std::int64_t end = 0;
-    for (; next != spans.end() && next->parameter == p && next->begin == end; ++next)
-      end = next->end;
-    if (end != elements || (next != spans.end() && next->parameter == p)) {
-      throw CheckpointError(
-          fmt::format("the files of '{}' don't hold each of the {} elements of parameter '{}' once",
-                      info.directory.string(), elements, parameter.name));
-    }
-  }
-  if (next != spans.end()) {
-    throw CheckpointError(
-        fmt::format("a file of '{}' holds parameter number {}, which the manifest hasn't",
-                    info.directory.string(), next->parameter));
-  }
-}
-
-std::vector<Span> spans_of(const std::vector<ShardIndex>& indices,
-                           std::vector<IndexRow> ShardIndex::*rows) {
-  std::vector<Span> spans;
-  for (const ShardIndex& index : indices) {
-    for (const IndexRow& row : index.*rows)
-      spans.push_back({row.parameter, row.offset, row.offset + row.count});
-  }
-  return spans;
-}
-
 std::string to_text(const std::vector<IndexRow>& rows) {
   return {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(IndexRow)};
 }
@@ -267,11 +222,6 @@ std::string note_on_rule(const ShardedOptimizer::Impl& optimizer, const Checkpoi
 }
 
 }  // namespace
-
-void require_complete(const OpenCheckpoint& checkpoint) {
-  require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::rows), true);
-  require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::frozen_rows), false);
-}
 
 OpenCheckpoint open_checkpoint(comm::Collectives& collectives, const fs::path& directory) {
   const std::string text = broadcast_manifest(collectives, directory);

@@ -2,22 +2,11 @@
 
 #include <filesystem>
 #include <string>
-#include <vector>
 
-#include "checkpoint/shard_reader.hpp"
+#include "checkpoint/contents.hpp"
 #include "optimizer/optimizer_impl.hpp"
-#include "shardmix/checkpoints.hpp"
 
 namespace shardmix::checkpoint {
-
-/// A checkpoint whose manifest and indices are read and verified; the values aren't yet.
-struct OpenCheckpoint {
-  CheckpointInfo info;
-  std::vector<ShardIndex> indices;  ///< of each file
-};
-
-/// Throws CheckpointError unless the indices hold each element of each parameter once.
-void require_complete(const OpenCheckpoint& checkpoint);
 
 /// Collective; the files are shared out among the ranks. Throws CheckpointError.
 [[nodiscard]] OpenCheckpoint open_checkpoint(comm::Collectives& collectives,

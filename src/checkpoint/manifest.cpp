@@ -311,18 +311,24 @@ std::vector<fs::path> list_checkpoints(const fs::path& directory) {
   return paths;
 }
 
-std::vector<fs::path> prune_checkpoints(const fs::path& directory,
-                                        const CheckpointOptions& options) {
-  std::vector<fs::path> removed;
-  if (options.keep_last == 0) return removed;
+std::vector<fs::path> checkpoints_to_prune(const fs::path& directory,
+                                           const CheckpointOptions& options) {
+  std::vector<fs::path> old;
+  if (options.keep_last == 0) return old;
   const auto all = list_checkpoints(directory);
   for (std::size_t i = all.size(); i-- > static_cast<std::size_t>(options.keep_last);) {
     const std::int64_t step = std::stoll(all[i].filename().string().substr(5));
     if (options.keep_every > 0 && step % options.keep_every == 0) continue;
-    retire_directory(all[i]);
-    removed.push_back(all[i]);
+    old.push_back(all[i]);
   }
-  return removed;
+  return old;
+}
+
+std::vector<fs::path> prune_checkpoints(const fs::path& directory,
+                                        const CheckpointOptions& options) {
+  std::vector<fs::path> old = checkpoints_to_prune(directory, options);
+  for (const fs::path& path : old) retire_directory(path);
+  return old;
 }
 
 fs::path find_checkpoint(const fs::path& path) {
@@ -340,6 +346,12 @@ fs::path find_checkpoint(const fs::path& path) {
 }
 
 }  // namespace checkpoint
+
+std::int64_t CheckpointParameter::elements() const noexcept {
+  std::int64_t product = 1;
+  for (const std::int64_t extent : shape) product *= extent;
+  return product;
+}
 
 CheckpointInfo inspect_checkpoint(const std::filesystem::path& path) {
   const auto directory = checkpoint::find_checkpoint(path);

@@ -41,8 +41,11 @@ struct Part {
 [[nodiscard]] std::vector<std::filesystem::path> list_checkpoints(
     const std::filesystem::path& directory);
 
-/// Removes those that `options` doesn't keep, the oldest first, and returns them. The newest one
-/// always stays.
+/// Those that `options` doesn't keep, the oldest first. The newest one always stays.
+[[nodiscard]] std::vector<std::filesystem::path> checkpoints_to_prune(
+    const std::filesystem::path& directory, const CheckpointOptions& options);
+
+/// Removes and returns them.
 std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory,
                                                      const CheckpointOptions& options);
 

@@ -21,19 +21,6 @@ namespace {
 using bench::Result;
 using bench::UpdateOptions;
 
-/// An option whose value is a list with commas.
-Option list(std::string name, std::string value, std::string help,
-            std::vector<std::string>& target) {
-  return {std::move(name), std::move(value), std::move(help), [&target](const std::string& text) {
-            target.clear();
-            for (std::size_t begin = 0; begin <= text.size();) {
-              const std::size_t end = std::min(text.find(',', begin), text.size());
-              target.push_back(text.substr(begin, end - begin));
-              begin = end + 1;
-            }
-          }};
-}
-
 std::vector<std::string_view> precision_names() {
   std::vector<std::string_view> names;
   for (const bench::Precision& p : bench::all_precisions()) names.push_back(p.name);

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
-#include <optional>
+#include <algorithm>
+#include <array>
 
 #include "cli/checkpoint_report.hpp"
-#include "cli/commands.hpp"
+#include "cli/checkpoint_tools.hpp"
+#include "cli/setters.hpp"
 #include "cli/suggest.hpp"
 #include "shardmix/checkpoints.hpp"
 #include "shardmix/error.hpp"
@@ -11,57 +13,83 @@
 namespace shardmix::cli {
 namespace {
 
-int inspect(const Arguments& arguments) {
-  std::optional<std::string> path;
+constexpr Tool inspect{.name = "inspect",
+                       .help = R"(Usage: shardmix checkpoint inspect PATH [--json]
+
+Tells what a checkpoint holds. PATH is a checkpoint's directory, or a run's, for its newest one.
+
+{}
+Reads the manifest alone; shardmix checkpoint verify reads the rest.
+
+Examples:
+  shardmix checkpoint inspect run
+  shardmix checkpoint inspect run/step_000012000 --json
+)",
+                       .paths = 1,
+                       .needs = "a checkpoint's or a run's directory"};
+
+struct NamedTool {
+  std::string_view name;
+  int (*run)(const Arguments&);
+};
+constexpr std::array all_tools{NamedTool{"inspect", inspect_tool}, NamedTool{"verify", verify_tool},
+                               NamedTool{"diff", diff_tool}, NamedTool{"export", export_tool},
+                               NamedTool{"prune", prune_tool}};
+
+}  // namespace
+
+int inspect_tool(const Arguments& arguments) {
   bool json = false;
-  for (const std::string& argument : arguments) {
-    if (argument == "--json") {
-      json = true;
-    } else if (argument.starts_with("-")) {
-      throw ConfigError(fmt::format("there is no option {}{}", argument,
-                                    did_you_mean(argument, {"--json", "--help"}, "")));
-    } else if (path) {
-      throw ConfigError(
-          fmt::format("checkpoint inspect takes one checkpoint, but '{}' and '{}' were given",
-                      *path, argument));
-    } else {
-      path = argument;
-    }
-  }
-  if (!path) throw ConfigError("checkpoint inspect needs a checkpoint's or a run's directory");
-  const CheckpointInfo info = inspect_checkpoint(*path);
+  const OptionGroup options{
+      .title = "Options",
+      .options = {
+          flag("json", "print all of it, every parameter included, as one JSON object", json)}};
+  const auto paths = read_paths(inspect, arguments, options);
+  if (!paths) return 0;
+  const CheckpointInfo info = inspect_checkpoint(paths->front());
   print(json ? report_json(info) : report_text(info));
   return 0;
 }
 
-}  // namespace
-
 std::string checkpoint_help() {
   return R"(Usage: shardmix checkpoint inspect PATH [--json]
+       shardmix checkpoint verify PATH [--all] [--quiet] [--json]
+       shardmix checkpoint diff A B [--top N] [--json]
+       shardmix checkpoint export PATH --output FILE [options]
+       shardmix checkpoint prune RUN --keep-last N [options]
 
-Tells what a checkpoint holds. PATH is a checkpoint's directory, or a run's, for its newest one.
+Work on checkpoints without MPI or a GPU. PATH, A and B are directories of checkpoints, or of runs, for
+the newest one of each.
 
-  --json   print all of it, every parameter included, as one JSON object
+  inspect   tell what a checkpoint holds
+  verify    read all of it and compare every checksum
+  diff      tell what differs between two, whatever number of ranks wrote them
+  export    write one file in HDF5 or safetensors that other programs read
+  prune     remove a run's old checkpoints
 
-Reads the manifest alone, without MPI; the checksums of the files are verified when they are loaded.
+shardmix checkpoint verify --help tells its options, and so on.
 )";
 }
 
 int checkpoint_command(const Arguments& arguments) {
-  for (const std::string& argument : arguments) {
-    if (argument == "--help" || argument == "-h") {
-      print(checkpoint_help());
-      return 0;
-    }
-  }
   if (arguments.empty()) {
-    throw ConfigError("checkpoint needs to be told what to do: shardmix checkpoint inspect PATH");
+    throw ConfigError(
+        "checkpoint needs to be told what to do: shardmix checkpoint inspect PATH, verify PATH, "
+        "diff A B, export PATH or prune RUN");
   }
-  if (arguments.front() != "inspect") {
-    throw ConfigError(fmt::format("there is no command 'checkpoint {}'{}", arguments.front(),
-                                  did_you_mean(arguments.front(), {"inspect"}, "")));
+  const std::string& what = arguments.front();
+  if (what == "--help" || what == "-h") {
+    print(checkpoint_help());
+    return 0;
   }
-  return inspect(Arguments(arguments.begin() + 1, arguments.end()));
+  const auto tool = std::ranges::find(all_tools, what, &NamedTool::name);
+  if (tool == all_tools.end()) {
+    std::vector<std::string> names;
+    for (const NamedTool& known : all_tools) names.emplace_back(known.name);
+    throw ConfigError(
+        fmt::format("there is no command 'checkpoint {}'{}", what, did_you_mean(what, names, "")));
+  }
+  return tool->run(Arguments(arguments.begin() + 1, arguments.end()));
 }
 
 }  // namespace shardmix::cli

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "train/format.hpp"
 #include "train/memory_table.hpp"
@@ -15,11 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using train::format_bytes;
-
-std::int64_t elements_of(const CheckpointParameter& parameter) {
-  return std::accumulate(parameter.shape.begin(), parameter.shape.end(), std::int64_t{1},
-                         std::multiplies<>());
-}
 
 /// A line "label  value".
 std::string entry(std::string_view label, std::string_view value) {
@@ -62,16 +56,15 @@ std::string parameters_text(const CheckpointInfo& info) {
   std::int64_t elements = 0;
   for (const CheckpointParameter& parameter : info.parameters) {
     largest.push_back(&parameter);
-    elements += elements_of(parameter);
+    elements += parameter.elements();
   }
   const std::size_t listed = std::min(most_listed, largest.size());
-  std::ranges::stable_sort(largest, std::ranges::greater(),
-                           [](const CheckpointParameter* p) { return elements_of(*p); });
+  std::ranges::stable_sort(largest, std::ranges::greater(), &CheckpointParameter::elements);
   std::string text = entry(
       "parameters", fmt::format("{}, {} elements; the largest:", info.parameters.size(), elements));
   for (std::size_t i = 0; i < listed; ++i) {
     const CheckpointParameter& p = *largest[i];
-    text += fmt::format("  {:<32}{:>10}  {} {}{}\n", p.name, elements_of(p), name_of(p.dtype),
+    text += fmt::format("  {:<32}{:>10}  {} {}{}\n", p.name, p.elements(), name_of(p.dtype),
                         fmt::join(p.shape, " x "), p.trainable ? "" : ", frozen");
   }
   return text;

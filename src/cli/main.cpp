@@ -56,7 +56,7 @@ std::string help() {
 A sharded optimizer for MPI clusters: AdEMAMix, AdamW, Simplified-AdEMAMix and Lion.
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
-  checkpoint   tell what a checkpoint holds
+  checkpoint   inspect, verify, compare, export and prune checkpoints
   bench        measure the update, whole steps, the collectives and checkpoints
   help         this text, or a command's: shardmix help train
   --version    the version, and what this build can do

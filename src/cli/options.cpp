@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/program_options.hpp>
 #include <fstream>
 #include <optional>
@@ -21,9 +22,9 @@ po::options_description describe(const OptionGroup& group) {
   constexpr unsigned line_length = 90;
   po::options_description description(group.title, line_length, line_length / 2);
   for (const Option& option : group.options) {
-    description.add_options()(option.name.c_str(),
-                              po::value<std::string>()->value_name(option.value),
-                              option.help.c_str());
+    auto* value = po::value<std::string>()->value_name(option.value);
+    if (option.value.empty()) value->zero_tokens();
+    description.add_options()(option.name.c_str(), value, option.help.c_str());
   }
   return description;
 }
@@ -70,17 +71,29 @@ const Option& option_named(const std::vector<OptionGroup>& groups, const std::st
       fmt::format("there is no option --{}{}", name, did_you_mean(name, names_of(groups), "--")));
 }
 
+/// Operands have an empty name.
 Values values_of(const po::parsed_options& parsed) {
   Values values;
   for (const po::option& option : parsed.options) {
-    if (option.position_key >= 0) {
-      throw ConfigError(
-          fmt::format("'{}' is no option; every value follows its option's name, as in --text FILE",
-                      option.value.front()));
-    }
-    values.emplace_back(option.string_key, option.value.front());
+    values.emplace_back(option.position_key >= 0 ? "" : option.string_key,
+                        option.value.empty() ? "" : option.value.front());
   }
   return values;
+}
+
+void require_no_operands(const Values& values) {
+  for (const auto& [name, value] : values) {
+    if (name.empty()) {
+      throw ConfigError(fmt::format(
+          "'{}' is no option; every value follows its option's name, as in --text FILE", value));
+    }
+  }
+}
+
+bool asks_for_help(const std::vector<std::string>& arguments) {
+  return std::ranges::any_of(arguments, [](const std::string& argument) {
+    return argument == "--help" || argument == "-h";
+  });
 }
 
 /// On a command line the last one wins, so that a script's options can be followed by one's own; in
@@ -147,12 +160,11 @@ void apply_file(const std::string& path, const std::vector<OptionGroup>& groups)
 
 Request parse_options(const std::vector<std::string>& arguments,
                       const std::vector<OptionGroup>& groups) {
-  for (const std::string& argument : arguments) {
-    if (argument == "--help" || argument == "-h") return Request::help;
-  }
+  if (asks_for_help(arguments)) return Request::help;
   std::vector<OptionGroup> all = groups;
   all.push_back(general_options());
   const Values values = read_arguments(arguments, all);
+  require_no_operands(values);
   for (const auto& [name, value] : values) {
     if (name == "config") apply_file(value, groups);
   }
@@ -160,6 +172,26 @@ Request parse_options(const std::vector<std::string>& arguments,
     if (name != "config") option_named(groups, name).set(value);
   }
   return Request::run;
+}
+
+Request parse_options(const std::vector<std::string>& arguments, const OptionGroup& group,
+                      std::vector<std::string>& operands) {
+  if (asks_for_help(arguments)) return Request::help;
+  const std::vector<OptionGroup> groups{group};
+  for (const auto& [name, value] : read_arguments(arguments, groups)) {
+    if (name.empty()) {
+      operands.push_back(value);
+    } else {
+      option_named(groups, name).set(value);
+    }
+  }
+  return Request::run;
+}
+
+std::string describe_options(const OptionGroup& group) {
+  std::ostringstream text;
+  text << describe(group);
+  return text.str();
 }
 
 std::string describe_options(const std::vector<OptionGroup>& groups) {

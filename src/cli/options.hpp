@@ -9,13 +9,13 @@
 
 namespace shardmix::cli {
 
-/// A long option with a value.
+/// A long option with a value, or a flag.
 struct Option {
   std::string name;   ///< without dashes
-  std::string value;  ///< what stands for the value in the help: "N", "FILE"
+  std::string value;  ///< what stands for the value in the help: "N", "FILE"; "": a flag
   std::string help;
-  /// Stores the value. Throws ConfigError, a sentence that names the option, for one that it can't
-  /// read.
+  /// Stores the value, "" of a flag. Throws ConfigError, a sentence that names the option, for one
+  /// that it can't read.
   std::function<void(const std::string&)> set;
 };
 
@@ -33,7 +33,13 @@ enum class Request { run, help };
 [[nodiscard]] Request parse_options(const std::vector<std::string>& arguments,
                                     const std::vector<OptionGroup>& groups);
 
+/// Reads the arguments of a command that also takes operands (arguments without a name, such as a
+/// path), in any order, and no configuration file.
+[[nodiscard]] Request parse_options(const std::vector<std::string>& arguments,
+                                    const OptionGroup& group, std::vector<std::string>& operands);
+
 /// The groups with their options, wrapped for a terminal.
+[[nodiscard]] std::string describe_options(const OptionGroup& group);
 [[nodiscard]] std::string describe_options(const std::vector<OptionGroup>& groups);
 
 }  // namespace shardmix::cli

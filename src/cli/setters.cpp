@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <system_error>
 #include <type_traits>
@@ -36,6 +37,22 @@ void throw_no_choice(const std::string& option, const std::string& found,
                      const std::vector<std::string_view>& choices) {
   throw ConfigError(
       fmt::format("--{} is '{}', but must be one of {}", option, found, fmt::join(choices, ", ")));
+}
+
+Option list(std::string name, std::string value, std::string help,
+            std::vector<std::string>& target) {
+  return {std::move(name), std::move(value), std::move(help), [&target](const std::string& text) {
+            target.clear();
+            for (std::size_t begin = 0; begin <= text.size();) {
+              const std::size_t end = std::min(text.find(',', begin), text.size());
+              target.push_back(text.substr(begin, end - begin));
+              begin = end + 1;
+            }
+          }};
+}
+
+Option flag(std::string name, std::string help, bool& target) {
+  return {std::move(name), "", std::move(help), [&target](const std::string&) { target = true; }};
 }
 
 Option collectives(std::string name, std::string& target) {

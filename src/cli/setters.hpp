@@ -84,6 +84,13 @@ template <class Value>
   return {name, value, fmt::format("{} (default: {})", help, now), set};
 }
 
+/// A list with commas.
+[[nodiscard]] Option list(std::string name, std::string value, std::string help,
+                          std::vector<std::string>& target);
+
+/// An option without a value, which is true where it is there.
+[[nodiscard]] Option flag(std::string name, std::string help, bool& target);
+
 /// How buckets travel between ranks.
 [[nodiscard]] Option collectives(std::string name, std::string& target);
 

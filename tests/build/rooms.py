@@ -14,7 +14,7 @@ BELOW = {
     "checkpoint": {"math", "layout", "device", "comm", "optimizer"},
     "bench": {"math", "device", "comm", "checkpoint"},
     "train": {"math", "comm"},
-    "cli": {"train", "bench", "comm"},
+    "cli": {"train", "bench", "checkpoint", "comm"},
 }
 # Which libraries a room alone may know.
 OWNERS = {

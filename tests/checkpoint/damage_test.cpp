@@ -152,6 +152,29 @@ TEST_F(DamageTest, WhatIsNoPlainFile) {
   expect_refused(shard_.filename().string());
 }
 
+TEST_F(DamageTest, IsFoundByVerifying) {
+  std::int64_t done = 0;
+  std::int64_t total = 0;
+  const auto progress = [&](std::int64_t so_far, std::int64_t all) {
+    done = so_far;
+    total = all;
+  };
+  const CheckpointVerdict good = verify_checkpoint(directory_.path(), progress);
+  EXPECT_TRUE(good.is_good());
+  EXPECT_EQ(good.directory, newest_);
+  EXPECT_EQ(std::ssize(good.files), runtime_.size());
+  EXPECT_GT(total, 0);
+  EXPECT_EQ(done, total);
+  damage([&] { fs::resize_file(shard_, fs::file_size(shard_) - 1); });
+  const CheckpointVerdict bad = verify_checkpoint(newest_);
+  EXPECT_FALSE(bad.is_good());
+  EXPECT_NE(bad.files.back().damage.find(shard_.filename().string()), std::string::npos);
+  for (int r = 0; r + 1 < runtime_.size(); ++r)
+    EXPECT_EQ(bad.files[static_cast<std::size_t>(r)].damage, "");
+  damage([&] { fs::remove_all(newest_); });
+  EXPECT_TRUE(verify_checkpoint(directory_.path()).is_good());
+}
+
 TEST_F(DamageTest, AFileCutShort) {
   damage([&] { fs::resize_file(shard_, fs::file_size(shard_) - 1); });
   expect_refused(shard_.filename().string() + "' has");
@@ -175,6 +198,7 @@ TEST_F(DamageTest, AFileThatTheManifestForgot) {
     info.files.pop_back();
     std::ofstream(newest_ / "manifest.json") << checkpoint::manifest_text(info);
   });
+  EXPECT_NE(verify_checkpoint(newest_).damage.find("once"), std::string::npos);
   expect_refused("once");
 }
 

@@ -1,6 +1,8 @@
 // Writes a checkpoint into argv[1] whose every value follows from its place, for a reader of
 // another make (h5py_test.py): parameter number p starts at p + i / 1024 and has the gradient p + 1
-// in one step with lr 0.
+// in one step with lr 0. Or: argv[2] is a parameter, of which element argv[3] starts at argv[4].
+
+#include <cstdlib>
 
 #include "shardmix/shardmix.hpp"
 #include "support/fixture.hpp"
@@ -20,6 +22,9 @@ int main(int argc, char** argv) {
     }
     ++number;
   }
+  if (argc == 5)
+    shardmix::testing::set_value(optimizer.parameter(argv[2]), std::atoll(argv[3]),
+                                 std::atof(argv[4]));
   optimizer.broadcast_parameters();
   optimizer.step();
   Checkpoints(runtime, argv[1]).save(optimizer, "from the test");

@@ -155,5 +155,27 @@ TEST(TrainOptionGroups, EveryOptionIsDocumented) {
   }
 }
 
+TEST(ParseOptions, TellsOperandsFromOptionsAndFlags) {
+  std::vector<std::string> names;
+  bool is_set = false;
+  bool is_not_set = false;
+  const OptionGroup group{
+      .title = "Options",
+      .options = {list("names", "NAMES", "with commas", names), flag("set", "is", is_set),
+                  flag("unset", "isn't", is_not_set)}};
+  std::vector<std::string> operands;
+  EXPECT_EQ(
+      parse_options({"a b", "--names", "x,,y", "--set", "c", "--", "--unset"}, group, operands),
+      Request::run);
+  EXPECT_EQ(operands, (std::vector<std::string>{"a b", "c", "--unset"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"x", "", "y"}));
+  EXPECT_TRUE(is_set);
+  EXPECT_FALSE(is_not_set);
+  EXPECT_THROW((void)parse_options({"--set=1"}, group, operands), ConfigError);
+  EXPECT_THROW((void)parse_options({"--config", "x.ini"}, group, operands), ConfigError);
+  EXPECT_EQ(parse_options({"--set", "--help"}, group, operands), Request::help);
+  EXPECT_NE(describe_options(group).find("--set  "), std::string::npos) << describe_options(group);
+}
+
 }  // namespace
 }  // namespace shardmix::cli

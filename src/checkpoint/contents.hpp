@@ -1,0 +1,25 @@
+#pragma once
+
+/// What a checkpoint's files hold: the manifest and all indices, without the values.
+
+#include <filesystem>
+#include <vector>
+
+#include "checkpoint/shard_reader.hpp"
+#include "shardmix/checkpoints.hpp"
+
+namespace shardmix::checkpoint {
+
+/// A checkpoint whose manifest and indices are read and verified; the values aren't yet.
+struct OpenCheckpoint {
+  CheckpointInfo info = {};
+  std::vector<ShardIndex> indices = {};  ///< of each file
+};
+
+/// Throws CheckpointError unless the indices hold each element of each parameter once.
+void require_complete(const OpenCheckpoint& checkpoint);
+
+/// Opens the checkpoint in `directory`, without other ranks. Throws CheckpointError.
+[[nodiscard]] OpenCheckpoint open_alone(const std::filesystem::path& directory);
+
+}  // namespace shardmix::checkpoint
