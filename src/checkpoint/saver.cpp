@@ -123,7 +123,7 @@ Save::~Save() {
 /// Where it was renamed there is nothing left to remove.
 void Save::remove_temporary() noexcept {
   std::error_code ignored;
-  if (collectives_.rank() == 0) fs::remove_all(temporary_, ignored);
+  if (collectives_.rank() == 0 && !keeps_temporary_) fs::remove_all(temporary_, ignored);
 }
 
 void Save::attempt(const std::function<void()>& work) noexcept {
@@ -171,13 +171,16 @@ fs::path Save::commit() {
     }
     on_root(collectives_, [&] {
       write_atomically(temporary_ / manifest_name, manifest_text(info_));
+      // Where it fails from now on, the old checkpoint of this step may bear the temporary's name.
+      keeps_temporary_ = true;
       publish_directory(temporary_, final_directory);
-      point_link(run_directory_ / "latest", final_directory.filename());
       try {
+        point_link(run_directory_ / "latest", final_directory.filename());
         prune_checkpoints(run_directory_, options_);
       } catch (const CheckpointError& error) {
-        throw CheckpointError(fmt::format("'{}' is complete, but an older checkpoint stays: {}",
-                                          final_directory.string(), error.what()));
+        throw CheckpointError(fmt::format(
+            "'{}' is complete, but 'latest' or an older checkpoint is as it was: {}",
+            final_directory.string(), error.what()));
       }
     });
   } catch (...) {

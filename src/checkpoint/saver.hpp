@@ -52,6 +52,7 @@ class Save {
   CheckpointInfo info_;
   MemoryReport memory_;
   std::filesystem::path temporary_;
+  bool keeps_temporary_ = false;
   CheckpointFile file_;
   std::exception_ptr error_;
   std::atomic<bool> is_written_ = false;

@@ -154,7 +154,10 @@ std::vector<math::UpdateKernel> ShardedOptimizer::Impl::group_kernels() const {
 void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
                                            const std::vector<math::UpdateKernel>& kernels) {
   const layout::Range slice = state.shard().slices[bucket].range;
-  if (slice.empty()) return;
+  if (slice.empty()) {
+    reducer.release(bucket);
+    return;
+  }
   std::vector<device::UpdateRun> runs;
   for (const layout::GroupRun& run : state.layout().group_runs(slice))
     runs.push_back({.end = run.range.end - slice.begin, .kernel = kernels[run.group]});

@@ -240,7 +240,7 @@ def main():
         test, stride, title = TESTS[name]
         table = Table(title)
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        with tempfile.TemporaryDirectory(prefix="shardmix-crash-", dir=memory) as scratch:
+        with tempfile.TemporaryDirectory(prefix="checkpoint-crash-", dir=memory) as scratch:
             skipped.append(test(scratch, arguments.every or stride, table))
         table.show()
         failed = failed or bool(table.wrong)

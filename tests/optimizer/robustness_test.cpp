@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "shardmix/error.hpp"
 #include "support/fixture.hpp"
@@ -50,6 +52,31 @@ TEST_F(RobustnessTest, ABadGradientOnOneRankSkipsTheStepOnAll) {
     EXPECT_EQ(testing::snapshot(optimizer), testing::snapshot(untouched));
     EXPECT_EQ(optimizer.clocks(), (Clocks{.step = 5, .updates = 1, .slow_step = 1}));
   }
+}
+
+TEST(SmallestTest, OptimizersOfWhichSomeRanksHoldNothingEndOneByOne) {
+  RuntimeOptions options = testing::test_options(1);
+  options.deadline = std::chrono::seconds(5);
+  Runtime runtime = adopt(MPI_COMM_WORLD, options);
+  Parameters parameters;
+  parameters.add("few", {3}, fp32);
+  parameters.add("more", {257}, fp32);
+  const auto make = [&] {
+    auto optimizer = std::make_unique<ShardedOptimizer>(runtime, parameters, AdEMAMix{.lr = 1e-2},
+                                                        OptimizerOptions{.bucket_elements = 256});
+    optimizer->broadcast_parameters();
+    return optimizer;
+  };
+  auto first = make();
+  auto second = make();
+  for (auto* o : {&first, &second}) {
+    testing::write_gradients(**o, 1, 0);
+    (*o)->step();
+  }
+  EXPECT_NO_THROW(first.reset());
+  testing::write_gradients(*second, 2, 0);
+  EXPECT_NO_THROW(second->step());
+  EXPECT_NO_THROW(second.reset());
 }
 
 TEST_F(RobustnessTest, ABadMicroBatchSkipsTheStepToo) {
