@@ -20,7 +20,7 @@ struct CheckpointOptions {
   std::int64_t parameters = std::int64_t{1} << 26;
   std::int64_t bucket_elements = std::int64_t{1} << 22;
   int rounds = 3;
-  double compute = 0.5;  ///< seconds of a pass between two steps
+  double compute = 2.0;  ///< seconds of a pass between two steps
 };
 
 /// Collective over MPI_COMM_WORLD, which must run. Rank 0 alone reports. Throws ConfigError, and

@@ -109,8 +109,8 @@ void File::reserve(std::int64_t bytes) const {
   if (status != 0 && errno != EOPNOTSUPP) fail("reserve room for", path_);
 }
 
-void File::will_read(std::int64_t offset, std::int64_t bytes) const noexcept {
-  (void)posix_fadvise(descriptor_, offset, bytes, POSIX_FADV_WILLNEED);
+void File::read_ahead() const noexcept {
+  (void)posix_fadvise(descriptor_, 0, 0, POSIX_FADV_SEQUENTIAL);
 }
 
 void File::start_writing_out(std::int64_t offset, std::int64_t bytes) const noexcept {

@@ -28,8 +28,9 @@ class File {
   void write(std::int64_t offset, std::span<const std::byte> bytes) const;
   /// Makes sure that there is room for its first `bytes`, where the file system can tell.
   void reserve(std::int64_t bytes) const;
-  /// Hints: the part will be read soon; what was written there should be on its way to the disk.
-  void will_read(std::int64_t offset, std::int64_t bytes) const noexcept;
+  /// Hints: it will be read from front to back; what was written there should be on its way to the
+  /// disk.
+  void read_ahead() const noexcept;
   void start_writing_out(std::int64_t offset, std::int64_t bytes) const noexcept;
   /// Brings the contents to the disk.
   void sync() const;

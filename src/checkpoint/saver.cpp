@@ -178,9 +178,9 @@ fs::path Save::commit() {
         point_link(run_directory_ / "latest", final_directory.filename());
         prune_checkpoints(run_directory_, options_);
       } catch (const CheckpointError& error) {
-        throw CheckpointError(fmt::format(
-            "'{}' is complete, but 'latest' or an older checkpoint is as it was: {}",
-            final_directory.string(), error.what()));
+        throw CheckpointError(
+            fmt::format("'{}' is complete, but 'latest' or an older checkpoint is as it was: {}",
+                        final_directory.string(), error.what()));
       }
     });
   } catch (...) {

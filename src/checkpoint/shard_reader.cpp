@@ -132,6 +132,7 @@ void read_runs(const fs::path& directory, const CheckpointFile& file, const std:
   if (std::ranges::find(blocks, true) == blocks.end()) return;
   const fs::path path = directory / file.name;
   const File in = open_shard(path, file);
+  in.read_ahead();
   Distributor distributor(runs);
   std::vector<std::byte> buffer(static_cast<std::size_t>(unit + chunk_bytes));
   std::size_t kept = 0;  // bytes at the buffer's beginning, from before
@@ -140,8 +141,6 @@ void read_runs(const fs::path& directory, const CheckpointFile& file, const std:
       kept = 0;
       continue;
     }
-    if (b + 1 < std::ssize(blocks) && blocks[static_cast<std::size_t>(b) + 1])
-      in.will_read(block_begin(file, b + 1), block_end(file, b + 1) - block_begin(file, b + 1));
     Hash hash;
     const std::int64_t end = block_end(file, b);
     for (std::int64_t at = block_begin(file, b); at < end; at += chunk_bytes) {
@@ -164,13 +163,13 @@ void verify_file(const fs::path& directory, const CheckpointFile& file,
                  const std::function<void(std::int64_t)>& progress) {
   const fs::path path = directory / file.name;
   const File in = open_shard(path, file);
+  in.read_ahead();
   Hash whole;
   whole.begin(Hash::Width::bits128);
   std::vector<std::byte> buffer(static_cast<std::size_t>(chunk_bytes));
   for (std::int64_t b = 0; b < std::ssize(file.blocks); ++b) {
     Hash hash;
     const std::int64_t end = block_end(file, b);
-    in.will_read(end, block_bytes);
     for (std::int64_t at = block_begin(file, b); at < end; at += chunk_bytes) {
       const std::span chunk =
           std::span(buffer).first(static_cast<std::size_t>(std::min(chunk_bytes, end - at)));
