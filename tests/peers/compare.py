@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from peers import FUSED, PEERS, PeerProcess
-from referee import (Contestant, Row, Shardmix, in_short, in_words, options_of, parser_of, positive, print_table,
+from referee import (Contestant, Row, Shardmix, chosen, in_short, in_words, options_of, parser_of, positive, print_table,
                      problem_cell, take_turns, write_json)
 
 EXAMPLES = """examples:
@@ -47,7 +47,7 @@ def contestant(row: Row, options: argparse.Namespace) -> Contestant:
 
 
 def compare(threads: int, options: argparse.Namespace) -> list[Row]:
-    rows = [Row(name, threads) for name in AGAINST]
+    rows = [Row(name, threads) for name in chosen(list(AGAINST), options)]
     take_turns(rows, lambda row: contestant(row, options), "mparameters_per_second", options.rounds,
                f"threads {threads}")
     return rows
@@ -55,7 +55,7 @@ def compare(threads: int, options: argparse.Namespace) -> list[Row]:
 
 def ratio(rows: list[Row], threads: int, name: str, against: str) -> float | None:
     median = {row.contestant: row.median for row in rows if row.threads == threads}
-    one, other = median[name], median[against]
+    one, other = median.get(name), median.get(against)
     return one / other if one and other else None
 
 
@@ -72,7 +72,7 @@ def print_results(rows: list[Row], options: argparse.Namespace) -> None:
     for threads in options.threads:
         head += [f"Mparam/s, {threads} threads" if threads != 1 else "Mparam/s, 1 thread", "min-max", "ratio"]
     lines = [[name, AGAINST[name]] + [cell for row in rows if row.contestant == name for cell in cells(rows, row)]
-             for name in AGAINST]
+             for name in AGAINST if any(row.contestant == name for row in rows)]
     print_table(head, lines)
     print_table(["ratio"] + [f"threads {threads}" for threads in options.threads],
                 [[f"{name} / {other}"] + [in_short(ratio(rows, threads, name, other)) for threads in options.threads]

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from referee import (MPI, Contestant, Row, Shardmix, in_short, in_words, options_of, parser_of, print_table, problem_cell,
-                     take_turns, write_json)
+from referee import (MPI, Contestant, Row, Shardmix, chosen, in_short, in_words, options_of, parser_of, print_table,
+                     problem_cell, take_turns, write_json)
 from step_peers import RANKS, STEP_PEERS, Ranks
 
 EXAMPLES = """examples:
   build/peers-venv/bin/python tests/peers/compare_step.py --json build/peers-step.json
+  build/peers-venv/bin/python tests/peers/compare_step.py --only Zero --only shardmix --rounds 7
   build/peers-venv/bin/python tests/peers/compare_step.py --parameters 4194304 --rounds 2 --verbose    # does it work?
 """
 FULL = "shardmix AdEMAMix bf16"
@@ -55,7 +56,7 @@ def contestant(row: Row, options: argparse.Namespace) -> Contestant:
 
 def ratio(rows: list[Row], name: str, against: str) -> float | None:
     median = {row.contestant: row.median for row in rows}
-    one, other = median[name], median[against]
+    one, other = median.get(name), median.get(against)
     return one / other if one and other else None
 
 
@@ -79,7 +80,7 @@ def print_results(rows: list[Row], options: argparse.Namespace) -> None:
 
 def main() -> int:
     options = options_of(parser_of(__doc__, EXAMPLES, parameters=1 << 26, rounds=5))
-    rows = [Row(name, 1) for name in [*STEP_PEERS, *SHARDMIX]]
+    rows = [Row(name, 1) for name in chosen([*STEP_PEERS, *SHARDMIX], options)]
     take_turns(rows, lambda row: contestant(row, options), "seconds", options.rounds, f"{RANKS} ranks")
     print_results(rows, options)
     if options.json:

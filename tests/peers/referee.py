@@ -150,6 +150,11 @@ def write_json(rows: list[Row], ratios: list[dict[str, Any]], unit: str, options
     options.json.write_text(json.dumps(what | {"results": results, "ratios": ratios}, indent=1) + "\n")
 
 
+def chosen(names: list[str], options: argparse.Namespace) -> list[str]:
+    """Those that --only asks for; all without it."""
+    return [name for name in names if not options.only or any(text in name for text in options.only)]
+
+
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a positive integer, found {text!r}")
@@ -166,6 +171,7 @@ def parser_of(description: str | None, examples: str, parameters: int, rounds: i
     add("--parameters", type=positive, metavar="N", default=parameters, help="elements (default: %(default)s)")
     add("--rounds", type=positive, metavar="N", default=rounds, help="rounds of each contestant (default: %(default)s)")
     add("--steps", type=positive, metavar="N", default=5, help="timed steps a round (default: %(default)s)")
+    add("--only", action="append", metavar="TEXT", help="just contestants whose names hold TEXT; may be repeated")
     add("--huge-pages", action="store_true", help="the peers too ask for transparent huge pages")
     add("--json", type=pathlib.Path, metavar="FILE", help="also write every round, the versions and the machine there")
     add("--verbose", action="store_true", help="show what the peers print")
