@@ -2,7 +2,7 @@
 
 /// What transports share whose ranks address the memory of their node.
 
-#include <cstring>
+#include <algorithm>
 
 #include "comm/node_memory.hpp"
 
@@ -42,8 +42,7 @@ class NodeCollectives : public Collectives {
   [[nodiscard]] std::int64_t publish(const SlicedBucket& bucket, Written written) {
     if (written == Written::here) {
       for (std::byte* copy : copies(bucket))
-        std::memcpy(copy, bucket.slice(rank()),
-                    static_cast<std::size_t>(bucket.slice_bytes(rank())));
+        std::copy_n(bucket.slice(rank()), bucket.slice_bytes(rank()), copy);
     }
     return ++gathers_;
   }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -110,10 +111,8 @@ TEST_P(CollectivesTest, GatherBringsEveryRanksSlice) {
       const TestBucket bucket(*collectives_, bf16, blocks);
       collectives_->barrier();
       if (written == Written::everywhere) {
-        for (std::byte* copy : collectives_->copies(bucket.sliced)) {
-          std::memcpy(copy, bucket.sliced.slice(rank_),
-                      static_cast<std::size_t>(bucket.sliced.slice_bytes(rank_)));
-        }
+        for (std::byte* copy : collectives_->copies(bucket.sliced))
+          std::copy_n(bucket.sliced.slice(rank_), bucket.sliced.slice_bytes(rank_), copy);
       }
       collectives_->begin_gather(bucket.sliced, written)->wait();
       expect_gathered(bucket);
