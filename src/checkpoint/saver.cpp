@@ -129,8 +129,8 @@ void Save::remove_temporary() noexcept {
 void Save::attempt(const std::function<void()>& work) noexcept {
   try {
     work();
-  } catch (...) {
-    error_ = std::current_exception();
+  } catch (const std::exception& error) {  // no memory for the copy, say: training may go on
+    error_ = std::make_exception_ptr(CheckpointError(error.what()));
   }
 }
 
