@@ -1,6 +1,7 @@
 #pragma once
 
-/// Sharded checkpoints in HDF5: one directory a checkpoint, one file a rank, one manifest.
+/// Sharded checkpoints in HDF5: one directory a checkpoint, one file a rank
+/// or a few ranks, one manifest.
 ///
 /// A checkpoint appears under its name in one rename, when all ranks' files are written, synced and
 /// hashed; a crash leaves the older ones as they were. It loads on any number of ranks. Every
@@ -23,6 +24,9 @@ namespace shardmix {
 struct CheckpointOptions {
   int keep_last = 3;  ///< older complete checkpoints are removed after a save; 0: keep all
   std::int64_t keep_every = 0;  ///< but those of every so many steps stay for good; 0: none do
+  /// Ranks that share a file, at most all of a node: the first of them writes for the others.
+  /// Fewer files, for a file system to which very many are a burden; a save takes longer.
+  int ranks_per_file = 1;
 };
 
 /// The checkpoints of one run, in one directory that all ranks see. All functions are collective.

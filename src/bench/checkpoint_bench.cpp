@@ -113,16 +113,16 @@ class Measurement {
         optimizer_(ranks.runtime(),
                    flat_model(options.parameters, options.bucket_elements, precision.dtype), rule,
                    optimizer_options(precision, options.bucket_elements, false)),
-        checkpoints_(ranks.runtime(), directory_.path() / "run", {.keep_last = 0}) {
+        checkpoints_(ranks.runtime(), directory_.path() / "run",
+                     {.keep_last = 0, .ranks_per_file = options.ranks_per_file}) {
     fill_model(optimizer_);
     optimizer_.step();
     checkpoints_.begin_save(optimizer_);  // takes its memory, which it keeps
     saved_ = checkpoints_.finish().value();
     const CheckpointInfo info = inspect_checkpoint(saved_);
     for (const CheckpointFile& file : info.files) bytes_ += file.bytes;
-    const auto rank = static_cast<std::size_t>(ranks.runtime().rank());
-    plain_ = std::make_unique<PlainFile>(directory_.path() / fmt::format("plain-{}", rank),
-                                         info.files[rank].bytes);
+    plain_ = std::make_unique<PlainFile>(
+        directory_.path() / fmt::format("plain-{}", ranks.runtime().rank()), bytes_ / ranks.size());
     plain_->write();
   }
 

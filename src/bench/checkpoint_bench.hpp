@@ -21,6 +21,7 @@ struct CheckpointOptions {
   std::int64_t bucket_elements = std::int64_t{1} << 22;
   int rounds = 3;
   double compute = 2.0;  ///< seconds of a pass between two steps
+  int ranks_per_file = 1;
 };
 
 /// Collective over MPI_COMM_WORLD, which must run. Rank 0 alone reports. Throws ConfigError, and

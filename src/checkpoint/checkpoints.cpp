@@ -31,9 +31,8 @@ struct Checkpoints::Impl {
   }
 
   [[nodiscard]] std::unique_ptr<checkpoint::Save> begin(ShardedOptimizer::Impl& optimizer,
-                                                        std::string_view text,
-                                                        const checkpoint::ShardSource& source) {
-    return std::make_unique<checkpoint::Save>(optimizer, directory, options, text, source);
+                                                        std::string_view text) {
+    return std::make_unique<checkpoint::Save>(optimizer, directory, options, text);
   }
 
   [[nodiscard]] fs::path commit() {
@@ -78,6 +77,17 @@ Checkpoints::Checkpoints(Runtime& runtime, fs::path directory, const CheckpointO
     throw ConfigError(
         fmt::format("keep_every must be a number of steps, or 0, but is {}", options.keep_every));
   }
+  if (options.ranks_per_file < 1)
+    throw ConfigError(
+        fmt::format("ranks_per_file must be at least 1, but is {}", options.ranks_per_file));
+  const comm::Topology& topology = runtime.impl().group->topology();
+  if (options.ranks_per_file > 1 && !topology.regular) {
+    throw ConfigError(
+        fmt::format("ranks_per_file is {}, but here are {}: a file is of ranks that follow each "
+                    "other on a node; place equally many on each (mpirun --map-by ppr:N:node), or "
+                    "leave it at 1",
+                    options.ranks_per_file, comm::describe(topology)));
+  }
 }
 Checkpoints::~Checkpoints() = default;
 Checkpoints::Checkpoints(Checkpoints&&) noexcept = default;
@@ -86,10 +96,9 @@ fs::path Checkpoints::save(ShardedOptimizer& optimizer, std::string_view trainer
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
-  const auto source =
-      checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size());
-  const auto save = impl_->begin(from, trainer_state, *source);
-  save->write(*source);
+  const auto save = impl_->begin(from, trainer_state);
+  save->begin_writing(
+      checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()));
   return save->commit();
 }
 
@@ -97,9 +106,10 @@ void Checkpoints::begin_save(ShardedOptimizer& optimizer, std::string_view train
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
-  auto source = checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size());
-  impl_->save = impl_->begin(from, trainer_state, *source);
-  from.reader = impl_->save->begin_writing(std::move(source), impl_->snapshot);
+  impl_->save = impl_->begin(from, trainer_state);
+  from.reader = impl_->save->begin_writing(
+      checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()),
+      impl_->snapshot);
 }
 
 std::optional<fs::path> Checkpoints::poll() {

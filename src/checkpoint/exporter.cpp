@@ -42,24 +42,6 @@ std::vector<ExportArray> arrays_of(const CheckpointInfo& info,
   return arrays;
 }
 
-/// A name in the output's directory, which is removed at the end if it is still there.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(const fs::path& output)
-      : path_(output.parent_path() /
-              fmt::format(".{}.tmp-{}", output.filename().string(), unique_suffix())) {}
-  ~TemporaryFile() {
-    std::error_code ignored;
-    fs::remove(path_, ignored);
-  }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  [[nodiscard]] const fs::path& path() const noexcept { return path_; }
-
- private:
-  fs::path path_;
-};
-
 void require_place(const fs::path& output, std::int64_t bytes, bool may_replace) {
   const fs::path directory = output.parent_path();
   if (!fs::is_directory(directory)) {
@@ -116,7 +98,7 @@ ExportResult export_checkpoint(const fs::path& checkpoint, const fs::path& outpu
   std::vector<ExportArray> arrays = arrays_of(open.info, states);
   const fs::path path = fs::absolute(output);
   require_place(path, value_bytes(open.info, states), options.may_replace);
-  const TemporaryFile temporary(path);
+  const Temporary temporary(path);
   if (options.format == ExportFormat::hdf5)
     begin_hdf5(temporary.path(), open.info, arrays);
   else

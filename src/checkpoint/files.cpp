@@ -219,4 +219,16 @@ std::string unique_suffix() {
   return fmt::format("{:016x}", high << 32 | random());
 }
 
+std::filesystem::path temporary_name(const std::filesystem::path& path, std::string_view suffix) {
+  return path.parent_path() / fmt::format(".{}.tmp-{}", path.filename().string(), suffix);
+}
+
+Temporary::Temporary(const std::filesystem::path& path)
+    : path_(temporary_name(path, unique_suffix())) {}
+
+Temporary::~Temporary() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
 }  // namespace shardmix::checkpoint

@@ -77,4 +77,21 @@ void point_link(const std::filesystem::path& link, const std::string& target);
 /// A name that no other process uses: 16 random hexadecimal digits.
 [[nodiscard]] std::string unique_suffix();
 
+/// The name, beside `path`, of what is to be renamed to it when it is complete.
+[[nodiscard]] std::filesystem::path temporary_name(const std::filesystem::path& path,
+                                                   std::string_view suffix);
+
+/// Such a name of a file or directory, which is removed at the end if it is still there.
+class Temporary {
+ public:
+  explicit Temporary(const std::filesystem::path& path);
+  ~Temporary();
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
 }  // namespace shardmix::checkpoint

@@ -13,8 +13,10 @@ namespace fs = std::filesystem;
 
 /// Room for the structures of our few datasets in one piece, which lies first in the file.
 constexpr hsize_t most_metadata = 16384;
-/// Larger pieces, the values, begin at a multiple of this.
-constexpr hsize_t page = 4096;
+/// Everything begins at a multiple of this. It is a value's size, so that no value fits into what
+/// that leaves free: HDF5 would use gaps again, and arrays would lie in another order than they
+/// were made in.
+constexpr hsize_t alignment = sizeof(float);
 
 /// The innermost entry of HDF5's error stack: what really went wrong.
 std::string hdf5_reason() {
@@ -54,7 +56,7 @@ Handle access_properties(const fs::path& path) {
       H5Pset_fclose_degree(properties.id(), H5F_CLOSE_SEMI) < 0 ||
       H5Pset_meta_block_size(properties.id(), most_metadata) < 0 ||
       H5Pset_small_data_block_size(properties.id(), 0) < 0 ||
-      H5Pset_alignment(properties.id(), page, page) < 0) {
+      H5Pset_alignment(properties.id(), 1, alignment) < 0) {
     fail(path, "set access properties");
   }
   return properties;

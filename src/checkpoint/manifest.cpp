@@ -232,12 +232,16 @@ std::string manifest_text(const CheckpointInfo& info) {
 }
 
 std::string part_text(const Part& part) {
-  return Json{{"file", json_of(part.file)}, {"memory", json_of(part.memory)}}.dump();
+  Json json{{"memory", json_of(part.memory)}};
+  if (part.file) json["file"] = json_of(*part.file);
+  return json.dump();
 }
 
 Part parse_part(const std::string& text) {
   const Json json = Json::parse(text);
-  return {.file = file_from(json.at("file")), .memory = memory_from(json.at("memory"))};
+  Part part{.file = std::nullopt, .memory = memory_from(json.at("memory"))};
+  if (json.contains("file")) part.file = file_from(json["file"]);
+  return part;
 }
 
 namespace {
@@ -289,8 +293,8 @@ std::string checkpoint_name(std::int64_t step) {
   return fmt::format("step_{:09}", step);
 }
 
-std::string shard_name(int rank, int size) {
-  return fmt::format("shard-{:05}-of-{:05}.h5", rank, size);
+std::string shard_name(int file, int files) {
+  return fmt::format("shard-{:05}-of-{:05}.h5", file, files);
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& directory) {

@@ -4,6 +4,7 @@
 /// checksums are. A directory is a checkpoint if, and only if, it has one.
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,7 @@ inline constexpr const char* manifest_name = "manifest.json";
 
 /// What one rank tells the others of its part of a checkpoint.
 struct Part {
-  CheckpointFile file;
+  std::optional<CheckpointFile> file;  ///< where it wrote one
   MemoryReport memory;
 };
 [[nodiscard]] std::string part_text(const Part& part);
@@ -34,8 +35,8 @@ struct Part {
 
 /// "step_000012000".
 [[nodiscard]] std::string checkpoint_name(std::int64_t step);
-/// "shard-00003-of-00008.h5".
-[[nodiscard]] std::string shard_name(int rank, int size);
+/// "shard-00003-of-00008.h5": a file's number, and how many there are.
+[[nodiscard]] std::string shard_name(int file, int files);
 
 /// The complete checkpoints in a run's directory, newest first.
 [[nodiscard]] std::vector<std::filesystem::path> list_checkpoints(

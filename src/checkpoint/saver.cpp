@@ -3,15 +3,18 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <functional>
+#include <iterator>
 
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
 #include "checkpoint/shard_writer.hpp"
 #include "comm/agree.hpp"
+#include "comm/group.hpp"
 #include "shardmix/error.hpp"
 #include "shardmix/version.hpp"
 
@@ -83,32 +86,36 @@ void require_room(comm::Collectives& collectives, const fs::path& directory, std
 fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_directory,
                         const std::string& name) {
   std::array<char, 16> suffix{};
+  const auto temporary = [&] {
+    return temporary_name(run_directory / name, std::string_view(suffix.data(), suffix.size()));
+  };
   on_root(collectives, [&] {
     make_directories(run_directory);
     remove_leftovers(run_directory);
     unique_suffix().copy(suffix.data(), suffix.size());
-    fs::create_directory(
-        run_directory /
-        fmt::format(".{}.tmp-{}", name, std::string_view(suffix.data(), suffix.size())));
+    fs::create_directory(temporary());
   });
   collectives.broadcast(std::as_writable_bytes(std::span(suffix)), 0);
-  return run_directory /
-         fmt::format(".{}.tmp-{}", name, std::string_view(suffix.data(), suffix.size()));
+  return temporary();
 }
 
 }  // namespace
 
 Save::Save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
-           const CheckpointOptions& options, std::string_view trainer_state,
-           const ShardSource& source)
+           const CheckpointOptions& options, std::string_view trainer_state)
     : collectives_(optimizer.collectives),
       run_directory_(run_directory),
       options_(options),
       info_(describe(optimizer, trainer_state)),
       memory_(optimizer.state.memory()),
+      group_(collectives_, options.ranks_per_file),
       temporary_(make_temporary(collectives_, run_directory, checkpoint_name(info_.clocks.step))) {
+  const auto contents = [&](int rank) {
+    return contents_of(optimizer.state.layout(), info_.states, rank, collectives_.size());
+  };
+  std::ranges::transform(group_.ranks(), std::back_inserter(contents_), contents);
   try {
-    require_room(collectives_, run_directory_, expected_bytes(source));
+    require_room(collectives_, run_directory_, expected_bytes(contents(collectives_.rank())));
   } catch (...) {
     remove_temporary();
     throw;
@@ -116,6 +123,7 @@ Save::Save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
 }
 
 Save::~Save() {
+  group_.stop("the save is given up");
   if (thread_.joinable()) thread_.join();
   if (std::uncaught_exceptions() == 0) remove_temporary();
 }
@@ -130,15 +138,20 @@ void Save::attempt(const std::function<void()>& work) noexcept {
   try {
     work();
   } catch (const std::exception& error) {  // no memory for the copy, say: training may go on
+    group_.stop(error.what());
     error_ = std::make_exception_ptr(CheckpointError(error.what()));
   }
 }
 
 void Save::write(const ShardSource& source) {
-  attempt([&] {
-    file_ = write_shard(temporary_ / shard_name(collectives_.rank(), collectives_.size()), source);
+  attempt([&] { file_ = group_.write(temporary_, source, contents_); });
+}
+
+void Save::begin_writing(std::unique_ptr<ShardSource> source) {
+  thread_ = std::thread([this, source = std::move(source)] {
+    write(*source);
+    is_written_ = true;
   });
-  is_written_ = true;
 }
 
 std::shared_future<void> Save::begin_writing(std::unique_ptr<ShardSource> source, Snapshot& copy) {
@@ -148,16 +161,22 @@ std::shared_future<void> Save::begin_writing(std::unique_ptr<ShardSource> source
       std::thread([this, source = std::move(source), &copy, copied = std::move(copied)]() mutable {
         attempt([&] { copy.take(*source); });
         copied.set_value();
-        if (error_)
-          is_written_ = true;
-        else
-          write(copy);
+        if (!error_) write(copy);
+        is_written_ = true;
       });
   return done;
 }
 
+void Save::await_writing() {
+  while (!is_written_) {
+    collectives_.group().watch().look("the checkpoint's files to be written");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  thread_.join();
+}
+
 fs::path Save::commit() {
-  if (thread_.joinable()) thread_.join();
+  await_writing();
   const fs::path final_directory = run_directory_ / checkpoint_name(info_.clocks.step);
   try {
     comm::agreed(collectives_, [&] {
@@ -166,7 +185,7 @@ fs::path Save::commit() {
     for (const std::string& text :
          collectives_.all_gather(part_text({.file = file_, .memory = memory_}))) {
       Part part = parse_part(text);
-      info_.files.push_back(std::move(part.file));
+      if (part.file) info_.files.push_back(*std::move(part.file));
       info_.memory.push_back(part.memory);
     }
     on_root(collectives_, [&] {

@@ -6,9 +6,11 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <thread>
 
+#include "checkpoint/file_group.hpp"
 #include "checkpoint/shard_source.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"
@@ -22,27 +24,30 @@ class Save {
   /// Makes the temporary directory. Collective; `optimizer` must be done with its step. Throws
   /// CheckpointError, on all ranks, where there is no room.
   Save(ShardedOptimizer::Impl& optimizer, const std::filesystem::path& run_directory,
-       const CheckpointOptions& options, std::string_view trainer_state, const ShardSource& source);
-  /// Waits for the thread. What wasn't committed is removed, if the other ranks are well.
+       const CheckpointOptions& options, std::string_view trainer_state);
+  /// Ends the thread. What wasn't committed is removed, if the other ranks are well.
   ~Save();
   Save(const Save&) = delete;
   Save& operator=(const Save&) = delete;
 
-  /// Writes this rank's part. Local; an error is commit()'s.
-  void write(const ShardSource& source);
-  /// The same in a thread, which first copies `source` into `copy`. The future is ready when
-  /// `source` may change again; `copy` must last as long as this.
+  /// Begins to write this rank's part, in a thread; an error is commit()'s. Local.
+  void begin_writing(std::unique_ptr<ShardSource> source);
+  /// The same, after it has copied `source` into `copy`, which must last as long as this. The
+  /// future is ready when `source` may change again.
   [[nodiscard]] std::shared_future<void> begin_writing(std::unique_ptr<ShardSource> source,
                                                        Snapshot& copy);
   /// Whether the part is written. Local.
   [[nodiscard]] bool is_written() const noexcept { return is_written_; }
 
-  /// Waits for the thread, then makes the checkpoint what a loader finds, and removes old ones.
+  /// Waits for the thread, makes the checkpoint what a loader finds, and removes old ones.
   /// Collective. Returns its directory. Throws CheckpointError on all ranks if any failed.
   std::filesystem::path commit();
 
  private:
   void remove_temporary() noexcept;
+  void write(const ShardSource& source);
+  /// Throws CommError where another rank is gone.
+  void await_writing();
   /// Keeps what it throws for commit().
   void attempt(const std::function<void()>& work) noexcept;
 
@@ -51,9 +56,11 @@ class Save {
   CheckpointOptions options_;
   CheckpointInfo info_;
   MemoryReport memory_;
+  FileGroup group_;
+  std::vector<ShardContents> contents_;  ///< of the group's ranks
   std::filesystem::path temporary_;
   bool keeps_temporary_ = false;
-  CheckpointFile file_;
+  std::optional<CheckpointFile> file_;  ///< where this rank writes one
   std::exception_ptr error_;
   std::atomic<bool> is_written_ = false;
   std::thread thread_;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "checkpoint/shard_format.hpp"
@@ -26,26 +27,45 @@ struct OwnedPiece {
 [[nodiscard]] std::vector<OwnedPiece> owned_frozen_pieces(const optimizer::ShardedState& state,
                                                           int rank, int size);
 
-class ShardSource {
- public:
-  virtual ~ShardSource() = default;
-
+/// What a file holds, but for the values.
+struct ShardContents {
   /// One of the file's arrays of values.
   struct Array {
     std::string name;
     std::int64_t elements = 0;
   };
-  [[nodiscard]] const std::vector<Array>& arrays() const noexcept { return arrays_; }
-  [[nodiscard]] const std::vector<IndexRow>& rows() const noexcept { return rows_; }
-  [[nodiscard]] const std::vector<IndexRow>& frozen_rows() const noexcept { return frozen_rows_; }
+  std::vector<IndexRow> rows;
+  std::vector<IndexRow> frozen_rows;
+  std::vector<Array> arrays;
+};
+
+/// What rank `rank` of `size` stores, of `states`.
+[[nodiscard]] ShardContents contents_of(const layout::Layout& layout,
+                                        const std::vector<std::string>& states, int rank, int size);
+
+class ShardSource {
+ public:
+  explicit ShardSource(ShardContents contents = {}) : contents_(std::move(contents)) {}
+  virtual ~ShardSource() = default;
+
+  [[nodiscard]] const ShardContents& contents() const noexcept { return contents_; }
 
   /// Copies elements from `begin` on of an array.
   virtual void copy(std::size_t array, std::int64_t begin, std::span<float> to) const = 0;
 
  protected:
-  std::vector<Array> arrays_;
-  std::vector<IndexRow> rows_;
-  std::vector<IndexRow> frozen_rows_;
+  ShardContents contents_;
+};
+
+/// Several sources as one: in each array the values of one follow those of the one before. They
+/// must outlive this.
+class JoinedShards final : public ShardSource {
+ public:
+  explicit JoinedShards(std::vector<const ShardSource*> parts);
+  void copy(std::size_t array, std::int64_t begin, std::span<float> to) const override;
+
+ private:
+  std::vector<const ShardSource*> parts_;
 };
 
 /// The optimizer's own memory, which must stay as it is while this is used.

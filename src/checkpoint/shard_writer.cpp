@@ -29,13 +29,11 @@ CheckpointArray index_array(Hdf5File& hdf5, const char* name, const std::vector<
           .bytes = std::ssize(rows) * static_cast<std::int64_t>(sizeof(IndexRow))};
 }
 
-/// All values lie behind everything else, without gaps that could hold something.
+/// All values lie behind everything else, in their order, without gaps that could hold something.
 void require_order(const fs::path& path, const CheckpointFile& file) {
   std::int64_t end = file.head_bytes;
   bool as_expected = file.head_bytes % 4 == 0;
-  std::vector<CheckpointArray> arrays = file.arrays;
-  std::ranges::sort(arrays, {}, &CheckpointArray::offset);
-  for (const CheckpointArray& a : arrays) {
+  for (const CheckpointArray& a : file.arrays) {
     if (a.bytes == 0) continue;
     const bool is_index = a.name == index_name || a.name == frozen_index_name;
     as_expected &= is_index ? a.offset + a.bytes <= file.head_bytes
@@ -50,17 +48,17 @@ void require_order(const fs::path& path, const CheckpointFile& file) {
 }
 
 /// Makes the file with all but its values.
-CheckpointFile make_structures(const fs::path& path, const ShardSource& source) {
+CheckpointFile make_structures(const fs::path& path, const ShardContents& contents) {
   CheckpointFile file{.name = path.filename().string()};
   Hdf5File hdf5 = Hdf5File::create(path);
-  file.arrays.push_back(index_array(hdf5, index_name, source.rows()));
-  if (source.arrays().back().name == frozen_value_name) {
+  file.arrays.push_back(index_array(hdf5, index_name, contents.rows));
+  if (contents.arrays.back().name == frozen_value_name) {
     hdf5.make_group("/frozen");
-    file.arrays.push_back(index_array(hdf5, frozen_index_name, source.frozen_rows()));
+    file.arrays.push_back(index_array(hdf5, frozen_index_name, contents.frozen_rows));
   }
   hdf5.make_group("/state");
   file.head_bytes = std::numeric_limits<std::int64_t>::max();
-  for (const ShardSource::Array& array : source.arrays()) {
+  for (const ShardContents::Array& array : contents.arrays) {
     const auto offset = hdf5.make_dataset(array.name.c_str(), H5T_NATIVE_FLOAT,
                                           {static_cast<hsize_t>(array.elements)});
     file.arrays.push_back(
@@ -83,8 +81,9 @@ CheckpointFile make_structures(const fs::path& path, const ShardSource& source) 
 void fill(const CheckpointFile& file, const ShardSource& source, std::int64_t offset,
           std::span<std::byte> bytes) {
   std::memset(bytes.data(), 0, bytes.size());
-  const std::size_t first_value = file.arrays.size() - source.arrays().size();
-  for (std::size_t i = 0; i < source.arrays().size(); ++i) {
+  const std::size_t values = source.contents().arrays.size();
+  const std::size_t first_value = file.arrays.size() - values;
+  for (std::size_t i = 0; i < values; ++i) {
     const CheckpointArray& array = file.arrays[first_value + i];
     const std::int64_t begin = std::max(offset, array.offset);
     const std::int64_t end = std::min(offset + std::ssize(bytes), array.offset + array.bytes);
@@ -96,16 +95,16 @@ void fill(const CheckpointFile& file, const ShardSource& source, std::int64_t of
 
 }  // namespace
 
-std::int64_t expected_bytes(const ShardSource& source) noexcept {
+std::int64_t expected_bytes(const ShardContents& contents) noexcept {
   std::int64_t bytes = 0;
-  for (const ShardSource::Array& a : source.arrays()) bytes += 4 * a.elements;
+  for (const ShardContents::Array& a : contents.arrays) bytes += 4 * a.elements;
   bytes += static_cast<std::int64_t>(sizeof(IndexRow)) *
-           (std::ssize(source.rows()) + std::ssize(source.frozen_rows()));
+           (std::ssize(contents.rows) + std::ssize(contents.frozen_rows));
   return bytes;
 }
 
 CheckpointFile write_shard(const fs::path& path, const ShardSource& source) {
-  CheckpointFile file = make_structures(path, source);
+  CheckpointFile file = make_structures(path, source.contents());
   File out = File::open_to_write(path);
   // Where a rank holds no values HDF5 may end anywhere; a head has whole floats.
   const std::array<std::byte, 4> padding{};

@@ -127,6 +127,7 @@ std::vector<OptionGroup> checkpoint_groups(bench::CheckpointOptions& o) {
                   "seconds of a synthetic forward and backward pass, behind which a save in the "
                   "background copies the state",
                   o.compute),
+           number("ranks-per-file", "K", "so many share a file", o.ranks_per_file),
            rounds(o.rounds),
            device(o.device),
            number("threads", "N", "of each rank; 0: its share of the node's cores", o.threads),
@@ -296,7 +297,7 @@ std::string checkpoint_bench_help() {
   bench::CheckpointOptions defaults;
   return fmt::format(R"(Usage: mpirun -n RANKS shardmix bench checkpoint [--json] [options]
 
-Measures saves and loads of all ranks. Their bound are plain files of the same sizes in the same
+Measures saves and loads of all ranks. Their bound are as many bytes in plain files in the same
 directory, one a rank, written in a row and synced, or read in a row. A cold load comes from the disk,
 a warm one from the system's cache. The stall is what an iteration, a pass that leaves the host idle
 and a step, takes longer with the beginning of a save in the background.

@@ -32,9 +32,10 @@ struct NamedTool {
   std::string_view name;
   int (*run)(const Arguments&);
 };
-constexpr std::array all_tools{NamedTool{"inspect", inspect_tool}, NamedTool{"verify", verify_tool},
-                               NamedTool{"diff", diff_tool}, NamedTool{"export", export_tool},
-                               NamedTool{"prune", prune_tool}};
+constexpr std::array all_tools{
+    NamedTool{"inspect", inspect_tool}, NamedTool{"verify", verify_tool},
+    NamedTool{"diff", diff_tool},       NamedTool{"export", export_tool},
+    NamedTool{"prune", prune_tool},     NamedTool{"reshard", reshard_tool}};
 
 }  // namespace
 
@@ -57,6 +58,7 @@ std::string checkpoint_help() {
        shardmix checkpoint diff A B [--top N] [--json]
        shardmix checkpoint export PATH --output FILE [options]
        shardmix checkpoint prune RUN --keep-last N [options]
+       shardmix checkpoint reshard PATH --output RUN --ranks N [options]
 
 Work on checkpoints without MPI or a GPU. PATH, A and B are directories of checkpoints, or of runs, for
 the newest one of each.
@@ -66,6 +68,7 @@ the newest one of each.
   diff      tell what differs between two, whatever number of ranks wrote them
   export    write one file in HDF5 or safetensors that other programs read
   prune     remove a run's old checkpoints
+  reshard   write it anew, as another number of ranks would have
 
 shardmix checkpoint verify --help tells its options, and so on.
 )";
@@ -75,7 +78,7 @@ int checkpoint_command(const Arguments& arguments) {
   if (arguments.empty()) {
     throw ConfigError(
         "checkpoint needs to be told what to do: shardmix checkpoint inspect PATH, verify PATH, "
-        "diff A B, export PATH or prune RUN");
+        "diff A B, export PATH, prune RUN or reshard PATH");
   }
   const std::string& what = arguments.front();
   if (what == "--help" || what == "-h") {

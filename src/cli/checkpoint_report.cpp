@@ -112,7 +112,8 @@ std::string report_text(const CheckpointInfo& info) {
   text += entry("rule", fmt::format("{}: {}", info.rule, flat_text(info.rule_json)));
   text += entry("states", fmt::format("{}", fmt::join(info.states, ", ")));
   if (!info.trainer_state.empty()) text += entry("trainer", flat_text(info.trainer_state));
-  text += '\n' + train::memory_table(info.memory) + "\n\n";
+  text += '\n';
+  if (!info.memory.empty()) text += train::memory_table(info.memory) + "\n\n";
   return text + files_text(info) + '\n' + parameters_text(info);
 }
 

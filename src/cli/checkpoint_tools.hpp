@@ -19,6 +19,7 @@ namespace shardmix::cli {
 [[nodiscard]] int diff_tool(const Arguments& arguments);
 [[nodiscard]] int export_tool(const Arguments& arguments);
 [[nodiscard]] int prune_tool(const Arguments& arguments);
+[[nodiscard]] int reshard_tool(const Arguments& arguments);
 
 struct Tool {
   std::string_view name;

@@ -159,6 +159,8 @@ OptionGroup report_options(TrainOptions& o) {
           number("keep-every", "N",
                  "checkpoints of every so many steps stay beside the last ones; 0: none",
                  o.keep_every),
+          number("ranks-per-file", "N", "ranks of a node that share a file of a checkpoint",
+                 o.ranks_per_file),
           number("log-every", "N", "steps between lines where standard error is no terminal",
                  o.log_every),
       }};

@@ -230,6 +230,14 @@ void Watch::wait(std::string_view what, const std::function<bool()>& done) {
   }
 }
 
+void Watch::look(std::string_view what) {
+  throw_verdict();
+  const Guarded guarded(*this);
+  listen();
+  throw_verdict();
+  look_for_dead(what);
+}
+
 void Watch::finish(MPI_Request& request, std::string_view what) {
   wait(what, [&] {
     int is_done = 0;

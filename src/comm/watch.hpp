@@ -52,6 +52,12 @@ class Watch {
   /// `done` throws one.
   void wait(std::string_view what, const std::function<bool()>& done);
 
+  /// As wait(), but without an end of its own: throws the verdict if there is one, or where a
+  /// process of this node is gone. For who waits for something that isn't other ranks'.
+  void look(std::string_view what);
+
+  [[nodiscard]] std::chrono::milliseconds deadline() const noexcept { return deadline_; }
+
   /// This rank begins its next collective operation. Throws the verdict if there is one.
   void enter();
 

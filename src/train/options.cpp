@@ -30,6 +30,7 @@ void require_whole_run(const TrainOptions& options) {
   require_at_least(0, "--checkpoint-every", options.checkpoint_every);
   require_at_least(0, "--keep-last", options.keep_last);
   require_at_least(0, "--keep-every", options.keep_every);
+  require_at_least(1, "--ranks-per-file", options.ranks_per_file);
   require_at_least(1, "--log-every", options.log_every);
 }
 

@@ -77,6 +77,7 @@ struct TrainOptions {
   bool save_in_background = false;      ///< training goes on while a copy is written
   int keep_last = 3;                    ///< checkpoints that stay; 0: all
   std::int64_t keep_every = 0;          ///< those of every so many steps stay too; 0: none
+  int ranks_per_file = 1;               ///< that share a file of a checkpoint
   std::int64_t log_every = 10;          ///< steps between lines where standard error is no terminal
 
   bool operator==(const TrainOptions&) const = default;

@@ -3,9 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <csignal>
-
 #include <cmath>
+#include <csignal>
 #include <fstream>
 #include <tuple>
 
@@ -41,6 +40,26 @@ struct Precision {
 constexpr Precision bf16_remainder{.dtype = bf16};
 constexpr Precision compact{.state = StateFormat::compact};
 constexpr Precision least{.dtype = bf16, .master = Master::none, .state = StateFormat::compact};
+
+/// While it lives this process can't write files beyond so many bytes.
+class SmallFiles {
+ public:
+  explicit SmallFiles(rlim_t bytes) {
+    getrlimit(RLIMIT_FSIZE, &usual_);
+    const rlimit small{.rlim_cur = bytes, .rlim_max = usual_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+  }
+  ~SmallFiles() {
+    setrlimit(RLIMIT_FSIZE, &usual_);
+    (void)signal(SIGXFSZ, handler_);
+  }
+  SmallFiles(const SmallFiles&) = delete;
+  SmallFiles& operator=(const SmallFiles&) = delete;
+
+ private:
+  rlimit usual_{};
+  sighandler_t handler_ = signal(SIGXFSZ, SIG_IGN);
+};
 
 class CheckpointTest : public ::testing::Test {
  protected:
@@ -383,15 +402,12 @@ TEST_F(CheckpointTest, ASaveInTheBackgroundThatFailsOnOneRankIsNone) {
   checkpoints.save(optimizer);
   train_steps(optimizer, 1);
   const bool is_last = runtime_.rank() == runtime_.size() - 1;
-  rlimit usual{};
-  getrlimit(RLIMIT_FSIZE, &usual);
-  const rlimit small{.rlim_cur = 16384, .rlim_max = usual.rlim_max};
-  const auto handler = signal(SIGXFSZ, SIG_IGN);
-  if (is_last) setrlimit(RLIMIT_FSIZE, &small);
-  checkpoints.begin_save(optimizer);
-  EXPECT_THROW((void)checkpoints.finish(), CheckpointError);
-  setrlimit(RLIMIT_FSIZE, &usual);
-  signal(SIGXFSZ, handler);
+  {
+    std::optional<SmallFiles> small;
+    if (is_last) small.emplace(16384);
+    checkpoints.begin_save(optimizer);
+    EXPECT_THROW((void)checkpoints.finish(), CheckpointError);
+  }
   EXPECT_EQ(checkpoints.finish(), std::nullopt);
   train_steps(optimizer, 1);
   auto loaded = make();
@@ -399,6 +415,69 @@ TEST_F(CheckpointTest, ASaveInTheBackgroundThatFailsOnOneRankIsNone) {
   checkpoints.begin_save(optimizer);
   EXPECT_TRUE(checkpoints.finish());
   EXPECT_EQ(checkpoints.resume(loaded), 2);
+}
+
+/// One file of several ranks has what their own files have: byte for byte a checkpoint's export.
+TEST_F(CheckpointTest, RanksShareFiles) {
+  const int size = runtime_.size();
+  for (const int ranks_per_file : {1, 2, 3, 100}) {
+    SCOPED_TRACE(ranks_per_file);
+    auto optimizer = make();
+    testing::start(optimizer, runtime_.rank());
+    train_steps(optimizer, 2);
+    const auto states = states_of_shard(optimizer);
+    const auto values = snapshot(optimizer);
+    const auto path = directory_.path() / std::to_string(ranks_per_file);
+    Checkpoints checkpoints(runtime_, path, {.ranks_per_file = ranks_per_file});
+    checkpoints.save(optimizer, "text");
+    const CheckpointInfo info = inspect_checkpoint(path);
+    const int files = (size + ranks_per_file - 1) / ranks_per_file;
+    EXPECT_EQ(std::ssize(info.files), files);
+    EXPECT_EQ(std::ssize(info.memory), size);
+    EXPECT_EQ(info.files.back().name, checkpoint::shard_name(files - 1, files));
+    auto loaded = make();
+    EXPECT_EQ(checkpoints.resume(loaded), 2);
+    EXPECT_EQ(states_of_shard(loaded), states);
+    EXPECT_EQ(snapshot(loaded), values);
+
+    checkpoints.begin_save(optimizer);
+    train_steps(optimizer, 1);
+    EXPECT_TRUE(checkpoints.finish());
+    EXPECT_EQ(checkpoints.resume(loaded), 2);
+    EXPECT_EQ(states_of_shard(loaded), states);
+  }
+  for (const int impossible : {0, -1})
+    EXPECT_THROW(Checkpoints(runtime_, directory_.path(), {.ranks_per_file = impossible}),
+                 ConfigError);
+}
+
+TEST_F(CheckpointTest, ASharedFileThatCannotBeWrittenIsNoCheckpoint) {
+  Parameters parameters;
+  parameters.add("w", {1'500'001}, fp32);
+  ShardedOptimizer optimizer(runtime_, parameters, test_rule);
+  testing::start(optimizer, runtime_.rank());
+  Checkpoints checkpoints(runtime_, directory_.path(), {.ranks_per_file = 2});
+  checkpoints.save(optimizer);
+  train_steps(optimizer, 1);
+  for (int failing = 0; failing < runtime_.size(); failing += 2) {
+    std::optional<SmallFiles> small;  // but large enough for the memory that ranks share
+    if (runtime_.rank() == failing) small.emplace(6'000'000);
+    try {
+      checkpoints.save(optimizer);
+      ADD_FAILURE() << "it should have failed";
+    } catch (const CheckpointError& error) {
+      EXPECT_NE(std::string(error.what()).find("shard-"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("too large"), std::string::npos) << error.what();
+    }
+    small.reset();
+    ShardedOptimizer loaded(runtime_, parameters, test_rule);
+    EXPECT_EQ(checkpoints.resume(loaded), 0);
+    EXPECT_EQ(loaded.clocks(), Clocks{});
+  }
+  checkpoints.save(optimizer);
+  ShardedOptimizer loaded(runtime_, parameters, test_rule);
+  EXPECT_EQ(checkpoints.resume(loaded), 1);
+  EXPECT_EQ(states_of_shard(loaded), states_of_shard(optimizer));
 }
 
 TEST_F(CheckpointTest, ASaveThatIsNotFinishedIsDropped) {

@@ -322,6 +322,29 @@ class Export(Tools):
             self.assertEqual(file.attrs["step"], 1)
 
 
+class Reshard(Tools):
+    def test_as_other_ranks_would_have_written_it(self):
+        run = self.copy("three")
+        out = self.directory / "out"
+        self.assertIn("as of 5 ranks, in 3 files", self.tool("reshard", run, "--output", out, "--ranks", 5, "--ranks-per-file", 2))
+        self.assertEqual([p.name for p in out.iterdir() if p.name.startswith(".")], [])
+        self.tool("verify", out)
+        self.tool("diff", run, out)
+        info = json.loads(self.tool("inspect", out, "--json"))
+        self.assertEqual((info["world_size"], len(info["files"]), info["memory"]), (5, 3, []))
+        self.tool("inspect", out)
+
+    def test_refusals(self):
+        run = self.copy("one")
+        out = self.directory / "out"
+        self.tool("reshard", run, "--ranks", 2, code=2, says="--output RUN")
+        self.tool("reshard", run, "--output", out, code=2, says="--ranks N")
+        self.tool("reshard", run, "--output", out, "--ranks", -1, code=2, says="but is -1")
+        self.tool("reshard", run, "--output", out, "--ranks", 2, "--ranks-per-file", 3, code=2, says="from 1 to the 2 ranks")
+        self.tool("reshard", run, "--output", run, "--ranks", 2, code=2, says="is there already")
+        self.assertFalse(out.exists())
+
+
 class Prune(Tools):
     def setUp(self):
         super().setUp()

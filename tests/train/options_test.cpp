@@ -57,6 +57,7 @@ TEST(TrainOptions, ImpossibleValuesAreNamed) {
       {"--checkpoint-every", [](TrainOptions& o) { o.checkpoint_every = -1; }},
       {"--keep-last", [](TrainOptions& o) { o.keep_last = -1; }},
       {"--keep-every", [](TrainOptions& o) { o.keep_every = -1; }},
+      {"--ranks-per-file", [](TrainOptions& o) { o.ranks_per_file = 0; }},
       {"--log-every", [](TrainOptions& o) { o.log_every = 0; }},
       {"--lr", [](TrainOptions& o) { o.rule.lr = 0.0; }},
       {"lr", [](TrainOptions& o) { o.rule.lr = -1e-3; }},
