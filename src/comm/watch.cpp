@@ -1,25 +1,14 @@
 #include "comm/watch.hpp"
 
 #include <fmt/format.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <fstream>
 #include <limits>
-#include <optional>
-#include <ranges>
 #include <thread>
 
 #include "comm/backoff.hpp"
@@ -38,41 +27,6 @@ constexpr milliseconds between_looks{20};
 constexpr milliseconds delivery{20};
 /// In which a neighbour that is gone may have left a verdict.
 constexpr milliseconds legacy{200};
-constexpr std::size_t most_described = 16;
-
-int process_handle(std::int64_t process) {
-#if defined(SYS_pidfd_open)
-  return static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(process), 0));
-#else
-  return -1;
-#endif
-}
-
-/// How a process that is gone ended, where the kernel tells it (Linux 6.15): as waitpid() has it.
-std::optional<int> find_exit_status(int handle) {
-  // linux/pidfd.h of older systems lacks these.
-  struct Info {
-    std::uint64_t mask = 0;
-    std::uint64_t control_group = 0;
-    std::array<std::uint32_t, 11> ids{};
-    std::int32_t exit_status = 0;
-  };
-  static_assert(sizeof(Info) == 64);
-  constexpr unsigned long get_info = _IOWR(0xFF, 11, Info);
-  constexpr std::uint64_t exit_wanted = 1U << 3U;
-  Info info{.mask = exit_wanted};
-  if (ioctl(handle, get_info, &info) != 0 || (info.mask & exit_wanted) == 0) return std::nullopt;
-  return info.exit_status;
-}
-
-/// Whether a process of this node is stopped, by SIGSTOP or a debugger.
-bool is_process_stopped(std::int64_t process) {
-  std::ifstream file(fmt::format("/proc/{}/stat", process));
-  std::string line;
-  std::getline(file, line);
-  const std::size_t name_end = line.rfind(')');
-  return name_end + 2 < line.size() && (line[name_end + 2] == 'T' || line[name_end + 2] == 't');
-}
 
 /// Counts a thread while it lives.
 class Counted {
@@ -86,23 +40,17 @@ class Counted {
   std::atomic<int>& count_;
 };
 
+int rank_in(MPI_Comm communicator) {
+  int rank = 0;
+  check(MPI_Comm_rank(communicator, &rank), "MPI_Comm_rank");
+  return rank;
+}
+
 double seconds(milliseconds time) {
   return static_cast<double>(time.count()) / 1000.0;
 }
 
 }  // namespace
-
-Member this_member() {
-  Member member;
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  member.host = name.data();
-  member.process = getpid();
-  struct stat space {};
-  if (stat("/proc/self/ns/pid", &space) == 0)
-    member.process_space = static_cast<std::int64_t>(space.st_ino);
-  return member;
-}
 
 enum class NoteKind : std::int32_t { question, answer, verdict, heard };
 
@@ -124,17 +72,10 @@ struct Watch::Sent {
 Watch::Watch(MPI_Comm communicator, std::vector<Member> members, const std::vector<int>& neighbours,
              milliseconds deadline)
     : communicator_(communicator),
-      members_(std::move(members)),
+      rank_(rank_in(communicator)),
+      members_(std::move(members), rank_, neighbours),
       deadline_(deadline),
-      answers_(members_.size()) {
-  check(MPI_Comm_rank(communicator, &rank_), "MPI_Comm_rank");
-  const Member& own = members_[static_cast<std::size_t>(rank_)];
-  for (const int r : neighbours) {
-    const Member& member = members_[static_cast<std::size_t>(r)];
-    if (r == rank_ || member.process_space != own.process_space) continue;
-    if (const int handle = process_handle(member.process); handle >= 0)
-      process_handles_.emplace_back(r, handle);
-  }
+      answers_(static_cast<std::size_t>(members_.size())) {
   if (members_.size() > 1) guard_ = std::thread([this] { guard(); });
 }
 
@@ -145,7 +86,6 @@ Watch::~Watch() {
   }
   guard_wakes_.notify_all();
   if (guard_.joinable()) guard_.join();
-  for (const auto& [rank, handle] : process_handles_) close(handle);
   if (over()) {
     (void)new std::list<Sent>(std::move(sent_));  // MPI may go on reading them
     return;
@@ -286,7 +226,7 @@ void Watch::take(const Note& note, int from) {
       if (verdict_.empty()) {
         verdict_ = note.text.data();
         // The sender's way to them may be broken.
-        for (const auto& [neighbour, handle] : process_handles_) {
+        for (const int neighbour : members_.near()) {
           if (neighbour != from) post(note, neighbour);
         }
       }
@@ -324,7 +264,7 @@ void Watch::settle() {
   const auto start = Clock::now();
   const auto all_heard = [this] {
     const std::scoped_lock lock(mutex_);
-    for (const int r : find_dead()) unheard_.erase(r);
+    for (const int r : members_.find_dead()) unheard_.erase(r);
     return unheard_.empty();
   };
   while (Clock::now() < start + delivery || (!all_heard() && Clock::now() < start + grace())) {
@@ -333,24 +273,13 @@ void Watch::settle() {
   }
 }
 
-std::vector<int> Watch::find_dead() const {
-  std::vector<pollfd> handles;
-  for (const auto& [rank, handle] : process_handles_) handles.push_back({handle, POLLIN, 0});
-  std::vector<int> dead;
-  if (handles.empty() || poll(handles.data(), handles.size(), 0) <= 0) return dead;
-  for (std::size_t i = 0; i < handles.size(); ++i) {
-    if (handles[i].revents != 0) dead.push_back(process_handles_[i].first);
-  }
-  return dead;
-}
-
 void Watch::look_for_dead(std::string_view what) {
-  std::vector<int> dead = find_dead();
+  std::vector<int> dead = members_.find_dead();
   if (dead.empty()) return;
   // One that told why it ends is worth more than that it has ended. Who ended unasked and without a
   // word may have been ended by MPI, after the end of a rank of another node: its neighbours know.
-  const auto killed = [this](int rank) { return condition(rank).killed; };
-  const bool has_others = process_handles_.size() + 1 < members_.size();
+  const auto killed = [this](int rank) { return members_.condition(rank).killed; };
+  const bool has_others = std::ssize(members_.near()) + 1 < members_.size();
   const auto start = Clock::now();
   while (Clock::now() < start + legacy || (has_others && Clock::now() < start + legacy + grace() &&
                                            std::ranges::none_of(dead, killed))) {
@@ -360,7 +289,9 @@ void Watch::look_for_dead(std::string_view what) {
   }
   if (std::ranges::any_of(dead, killed))
     std::erase_if(dead, [&](int rank) { return !killed(rank); });
-  conclude(fmt::format("{} died, while rank {} waited for {}", describe(dead), rank_, what), dead);
+  conclude(
+      fmt::format("{} died, while rank {} waited for {}", members_.describe(dead), rank_, what),
+      dead);
 }
 
 bool Watch::inquire(std::string_view what, const std::function<bool()>& done) {
@@ -370,7 +301,7 @@ bool Watch::inquire(std::string_view what, const std::function<bool()>& done) {
     ++inquiry_;
     std::ranges::fill(answers_, Answer{});
     answers_[own] = {entered_.load(), state()};
-    for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
+    for (int r = 0; r < members_.size(); ++r) {
       if (r != rank_) post({.kind = NoteKind::question, .inquiry = inquiry_}, r);
     }
   }
@@ -399,7 +330,7 @@ void Watch::judge(std::string_view waited) {
       const Answer& answer = answers_[static_cast<std::size_t>(r)];
       if (answer.entered < 0) {
         silent.push_back(r);
-        if (condition(r).stopped) stopped.push_back(r);
+        if (members_.condition(r).stopped) stopped.push_back(r);
       } else if (answer.state == State::ends) {
         ended.push_back(r);
       } else if (answer.state == State::computes && answer.entered <= least) {
@@ -412,18 +343,18 @@ void Watch::judge(std::string_view waited) {
   // Another one's silence may be due to it.
   if (!stopped.empty()) silent = stopped;
   if (!silent.empty()) {
-    conclude(
-        fmt::format("no answer from {}: stuck, stopped or cut off; {}", describe(silent), waited),
-        silent);
+    conclude(fmt::format("no answer from {}: stuck, stopped or cut off; {}",
+                         members_.describe(silent), waited),
+             silent);
   }
   if (!elsewhere.empty()) {
     conclude(fmt::format("at work on something else than the operation that the others wait in: "
                          "{}; {}",
-                         describe(elsewhere), waited),
+                         members_.describe(elsewhere), waited),
              {});
   }
   if (!ended.empty() && ended.size() < answers_.size()) {
-    conclude(fmt::format("ended while others go on: {}; {}", describe(ended), waited), {});
+    conclude(fmt::format("ended while others go on: {}; {}", members_.describe(ended), waited), {});
   }
   conclude(fmt::format("no rank is missing, but {}: the network lost a message or is too slow for "
                        "the deadline, or the ranks do different things",
@@ -438,7 +369,7 @@ void Watch::conclude(const std::string& verdict, const std::vector<int>& culprit
       verdict_ = verdict;
       Note note{.kind = NoteKind::verdict};
       std::strncpy(note.text.data(), verdict.c_str(), note.text.size() - 1);
-      for (int r = 0; r < static_cast<int>(members_.size()); ++r) {
+      for (int r = 0; r < members_.size(); ++r) {
         if (r == rank_ || std::ranges::find(culprits, r) != culprits.end()) continue;
         post(note, r);
         unheard_.insert(r);
@@ -449,39 +380,12 @@ void Watch::conclude(const std::string& verdict, const std::vector<int>& culprit
   std::terminate();  // a verdict always throws
 }
 
-Watch::Condition Watch::condition(int rank) const {
-  const auto found = std::ranges::find(process_handles_, rank, &std::pair<int, int>::first);
-  if (found == process_handles_.end()) return {};
-  if (const auto status = find_exit_status(found->second)) {
-    if (WIFSIGNALED(*status)) {
-      return {.killed = WTERMSIG(*status) != SIGPIPE,
-              .text = fmt::format(", ended by signal {}", WTERMSIG(*status))};
-    }
-    return {.text = fmt::format(", ended with exit code {}", WEXITSTATUS(*status))};
-  }
-  if (is_process_stopped(members_[static_cast<std::size_t>(rank)].process))
-    return {.stopped = true, .text = ", stopped by a signal"};
-  return {};
-}
-
-std::string Watch::describe(const std::vector<int>& ranks) const {
-  std::string text;
-  for (const int r : ranks | std::views::take(most_described)) {
-    const Member& member = members_[static_cast<std::size_t>(r)];
-    text += fmt::format("{}rank {} (host {}, process {}{})", text.empty() ? "" : ", ", r,
-                        member.host, member.process, condition(r).text);
-  }
-  if (ranks.size() > most_described)
-    text += fmt::format(" and {} more", ranks.size() - most_described);
-  return text;
-}
-
 void Watch::leave(std::string_view error) noexcept {
   if (over_) return;
   const Guarded guarded(*this);
   try {
     listen();
-    const std::string own = describe({rank_});
+    const std::string own = members_.describe({rank_});
     conclude(error.empty()
                  ? fmt::format("{} was ended by an error of its own; its message tells which", own)
                  : fmt::format("{} was ended by an error of its own: {}", own, error),

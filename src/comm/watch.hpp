@@ -27,17 +27,9 @@
 #include <thread>
 #include <vector>
 
+#include "comm/members.hpp"
+
 namespace shardmix::comm {
-
-/// A rank's process.
-struct Member {
-  std::string host;
-  std::int64_t process = 0;
-  std::int64_t process_space = 0;  ///< in which `process` counts: containers have their own
-};
-
-/// This process as its peers may see it.
-[[nodiscard]] Member this_member();
 
 class Watch {
  public:
@@ -115,29 +107,19 @@ class Watch {
   void throw_verdict();
   /// Until all have heard the verdict that this rank sent, and its own last answers have left.
   void settle();
-  [[nodiscard]] std::vector<int> find_dead() const;
   void look_for_dead(std::string_view what);
   /// Asks all ranks, and waits for answers or for `done`. True if it became true.
   bool inquire(std::string_view what, const std::function<bool()>& done);
   /// Concludes from the answers. `waited`: who waited for what.
   [[noreturn]] void judge(std::string_view waited);
   [[noreturn]] void conclude(const std::string& verdict, const std::vector<int>& culprits);
-  /// What the system knows of a process of this node.
-  struct Condition {
-    bool stopped = false;
-    bool killed = false;  ///< by a signal, but not at a broken connection
-    std::string text = {};
-  };
-  [[nodiscard]] Condition condition(int rank) const;
-  [[nodiscard]] std::string describe(const std::vector<int>& ranks) const;
   /// For answers and verdicts, beyond the deadline.
   [[nodiscard]] std::chrono::milliseconds grace() const;
 
   MPI_Comm communicator_;
-  int rank_ = 0;
-  std::vector<Member> members_;
+  int rank_;
+  Members members_;
   std::chrono::milliseconds deadline_;
-  std::vector<std::pair<int, int>> process_handles_;  ///< rank, and what poll() knows of it
   std::atomic<std::int64_t> entered_ = 0;
   std::atomic<int> waiting_ = 0;  ///< above 0: in wait()
   std::atomic<bool> ends_ = false;
