@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/checkpoint_bench.hpp"
+#include "bench/collectives_bench.hpp"
 #include "bench/precisions.hpp"
 #include "bench/step_bench.hpp"
 #include "bench/update_bench.hpp"
