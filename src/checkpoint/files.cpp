@@ -130,12 +130,19 @@ void sync_directory(const fs::path& path) {
   if (fsync(directory.get()) != 0) fail("sync", path);
 }
 
-void make_directories(const fs::path& path) {
-  if (fs::is_directory(path)) return;
-  const fs::path full = fs::absolute(path);
-  make_directories(full.parent_path());
-  fs::create_directory(full);
-  sync_directory(full.parent_path());
+void sync_path_to(const fs::path& directory) {
+  const auto device_of = [](const fs::path& path) {
+    struct stat about {};
+    if (stat(path.c_str(), &about) != 0) fail("look at", path);
+    return about.st_dev;
+  };
+  const fs::path full = fs::canonical(directory);
+  const dev_t device = device_of(full);
+  for (fs::path path = full; path.has_relative_path(); path = path.parent_path()) {
+    const fs::path above = path.parent_path();
+    if (device_of(above) != device) break;
+    if (access(above.c_str(), R_OK) == 0) sync_directory(above);
+  }
 }
 
 void write_atomically(const fs::path& path, std::string_view text) {

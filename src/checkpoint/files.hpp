@@ -46,8 +46,9 @@ class File {
 /// Brings a directory's entries to the disk.
 void sync_directory(const std::filesystem::path& path);
 
-/// Makes the directory and those above it that aren't there, and syncs what holds their names.
-void make_directories(const std::filesystem::path& path);
+/// Brings the directory's name to the disk, and those of the directories above it: whoever made
+/// them may not have. As far as its file system goes, and but for what can't be read.
+void sync_path_to(const std::filesystem::path& directory);
 
 /// Writes a whole small file, syncs it, and puts it at `path` in one rename.
 void write_atomically(const std::filesystem::path& path, std::string_view text);

@@ -104,7 +104,8 @@ CheckpointInfo reshard_checkpoint(const fs::path& checkpoint, const fs::path& ru
     };
   };
   const OpenCheckpoint open = open_verified(from, half(0));
-  make_directories(run_directory);
+  fs::create_directories(run_directory);
+  sync_path_to(run_directory);
   if (const std::int64_t room = free_bytes(run_directory); bytes > room) {
     throw CheckpointError(fmt::format("the checkpoint takes {} bytes, but '{}' has room for {}",
                                       bytes, run_directory.string(), room));

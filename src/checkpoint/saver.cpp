@@ -48,12 +48,17 @@ CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer, std::string_vie
   return info;
 }
 
-/// What crashed or failed saves left behind.
+/// What crashed or failed saves left behind. One of them may have had a checkpoint's name, and may
+/// still have it on the disk: it loses it there before its files go.
 void remove_leftovers(const fs::path& run_directory) {
+  std::vector<fs::path> leftovers;
   for (const auto& entry : fs::directory_iterator(run_directory)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with(".step_") || name.starts_with("latest.tmp-")) fs::remove_all(entry.path());
+    if (name.starts_with(".step_") || name.starts_with("latest.tmp-"))
+      leftovers.push_back(entry.path());
   }
+  if (!leftovers.empty()) sync_directory(run_directory);
+  for (const fs::path& path : leftovers) fs::remove_all(path);
 }
 
 /// Work of rank 0 with files, whose errors are all of one type.
@@ -90,7 +95,8 @@ fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_dire
     return temporary_name(run_directory / name, std::string_view(suffix.data(), suffix.size()));
   };
   on_root(collectives, [&] {
-    make_directories(run_directory);
+    fs::create_directories(run_directory);
+    if (list_checkpoints(run_directory).empty()) sync_path_to(run_directory);
     remove_leftovers(run_directory);
     unique_suffix().copy(suffix.data(), suffix.size());
     fs::create_directory(temporary());

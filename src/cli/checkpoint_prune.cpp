@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "cli/checkpoint_tools.hpp"
 #include "cli/setters.hpp"
@@ -21,7 +22,7 @@ constexpr Tool prune{
         R"(Usage: shardmix checkpoint prune RUN --keep-last N [--keep-every M] [--dry-run] [--json]
 
 Removes old checkpoints of the run in RUN, the oldest first. The newest always stays. Each loses its name
-before its files go, so that none is ever half there.
+before its files go, so that none is ever half there. Where one can't be removed, the others still are.
 
 {}
 Examples:
@@ -36,6 +37,7 @@ Exit codes: 0 done; 1 there is no checkpoint, or one can't be removed; 2 an opti
 struct Sized {
   fs::path path;
   std::int64_t bytes = 0;
+  std::string error = {};  ///< why it can't be removed
 };
 
 std::vector<Sized> sizes_of(const std::vector<fs::path>& checkpoints) {
@@ -50,25 +52,46 @@ std::vector<Sized> sizes_of(const std::vector<fs::path>& checkpoints) {
   return sized;
 }
 
-std::string text_of(const std::vector<Sized>& removed, std::size_t kept, bool dry_run) {
+/// Goes on with the others where one can't be removed.
+void retire(std::vector<Sized>& old) {
+  for (Sized& one : old) {
+    try {
+      checkpoint::retire_directory(one.path);
+    } catch (const CheckpointError& error) {
+      one.error = error.what();
+    }
+  }
+}
+
+std::string text_of(const std::vector<Sized>& old, std::size_t kept, bool dry_run) {
   std::string text;
   std::int64_t bytes = 0;
-  for (const Sized& checkpoint : removed) {
+  std::size_t failed = 0;
+  for (const Sized& checkpoint : old) {
+    if (!checkpoint.error.empty()) {
+      ++failed;
+      continue;
+    }
     text += fmt::format("{} {}  {}\n", dry_run ? "would remove" : "removed",
                         checkpoint.path.string(), train::format_bytes(checkpoint.bytes));
     bytes += checkpoint.bytes;
   }
-  return text + fmt::format("{} checkpoint(s) {}, {}; {} kept\n", removed.size(),
+  return text + fmt::format("{} checkpoint(s) {}, {};{} {} kept\n", old.size() - failed,
                             dry_run ? "would be removed" : "removed", train::format_bytes(bytes),
-                            kept);
+                            failed > 0 ? fmt::format(" {} can't be removed;", failed) : "", kept);
 }
 
-std::string json_of(const std::vector<Sized>& removed, const std::vector<fs::path>& kept,
+std::string json_of(const std::vector<Sized>& old, const std::vector<fs::path>& kept,
                     bool dry_run) {
-  Json json{{"dry_run", dry_run}, {"removed", Json::array()}, {"kept", Json::array()}};
-  for (const Sized& checkpoint : removed)
-    json["removed"].push_back(
-        {{"directory", checkpoint.path.string()}, {"bytes", checkpoint.bytes}});
+  Json json{{"dry_run", dry_run},
+            {"removed", Json::array()},
+            {"failed", Json::array()},
+            {"kept", Json::array()}};
+  for (const Sized& checkpoint : old) {
+    Json entry{{"directory", checkpoint.path.string()}, {"bytes", checkpoint.bytes}};
+    if (!checkpoint.error.empty()) entry["error"] = checkpoint.error;
+    json[checkpoint.error.empty() ? "removed" : "failed"].push_back(std::move(entry));
+  }
   for (const fs::path& path : kept) json["kept"].push_back({{"directory", path.string()}});
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
 }
@@ -109,14 +132,20 @@ int prune_tool(const Arguments& arguments) {
         fmt::format("--keep-every is {}, but must be 0 or a number of steps", keep.keep_every));
   const fs::path run = paths->front();
   require_run(run);
-  const std::vector<Sized> old = sizes_of(checkpoint::checkpoints_to_prune(run, keep));
+  std::vector<Sized> old = sizes_of(checkpoint::checkpoints_to_prune(run, keep));
   std::vector<fs::path> kept = checkpoint::list_checkpoints(run);
   std::erase_if(kept, [&old](const fs::path& path) {
     return std::ranges::find(old, path, &Sized::path) != old.end();
   });
-  if (!dry_run) checkpoint::prune_checkpoints(run, keep);
+  if (!dry_run) retire(old);
   print(json ? json_of(old, kept, dry_run) : text_of(old, kept.size(), dry_run));
-  return 0;
+  bool is_done = true;
+  for (const Sized& checkpoint : old) {
+    if (checkpoint.error.empty()) continue;
+    complain(checkpoint.error);
+    is_done = false;
+  }
+  return is_done ? 0 : exit_failure;
 }
 
 }  // namespace shardmix::cli

@@ -14,7 +14,7 @@ import unittest
 import h5py
 import numpy
 
-from support import MPIEXEC, SHARDMIX, complaints, run
+from support import MPIEXEC, SHARDMIX, command, complaints, run
 
 WRITER = os.path.join(os.environ["SHARDMIX_BINARY_DIR"], "bin", "write_checkpoint")
 STATES = ("master", "m1", "m2", "v")
@@ -371,6 +371,26 @@ class Prune(Tools):
         self.assertEqual(self.steps(), [6])
         self.assertEqual([p.name for p in self.run.iterdir() if p.name.startswith(".")], [])
         self.assertEqual(self.prune("--keep-last", 1), [[], [6]])
+
+    def test_goes_on_where_one_cannot_be_removed(self):
+        """Its directory may not be written; root, who may all the same, gives that up first."""
+        stuck = self.run / "step_000000002"
+        stuck.chmod(0o555)
+        self.addCleanup(lambda: [path.chmod(0o755) for path in self.run.glob(".step_000000002.retired-*")])
+        launcher = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+        if launcher and subprocess.run([*launcher, "true"], check=False, capture_output=True).returncode:
+            self.skipTest("needs setpriv, or another user than root")
+        done = subprocess.run([*launcher, *command(["checkpoint", "prune", self.run, "--keep-last", 2, "--json"])],
+                              capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertEqual(len(complaints(done)), 1)
+        self.assertRegex(complaints(done)[0], "can't remove '.*step_000000002.*': Permission denied")
+        found = json.loads(done.stdout)
+        names = {key: [pathlib.Path(c["directory"]).name for c in found[key]] for key in ("removed", "failed", "kept")}
+        self.assertEqual(names, {"removed": ["step_000000001", "step_000000003", "step_000000004"],
+                                 "failed": ["step_000000002"], "kept": ["step_000000006", "step_000000005"]})
+        self.assertIn("Permission denied", found["failed"][0]["error"])
+        self.assertEqual(self.steps(), [5, 6])
 
     def test_refusals(self):
         self.tool("prune", self.run, code=2, says="--keep-last N")

@@ -3,7 +3,7 @@ new one, bit for bit.
 
     crash_test.py                   some of the operations
     crash_test.py --every 1         each one
-    crash_test.py --only power      of kill, errors, power, room
+    crash_test.py --only power      of kill, errors, limit, power, again, room
 
 SAVE_PROGRAM is tests/faults/save_program.cpp. docs/internals/crash-safety.md tells what is assumed and what was seen.
 """
@@ -158,6 +158,25 @@ def named(tree):
     return [content for name, content in tree.get("run", {}).items() if name.startswith("step_")]
 
 
+def test_limit(scratch, stride, table):
+    """A limit on the size of files, on one rank or all: the system itself refuses what is beyond it."""
+    for way in ways(stride):
+        for ranks in (1, 2, 3):
+            base = tempfile.mkdtemp(dir=scratch)
+            outcomes = collections.defaultdict(list)
+            for line in run(ranks, ["limit", way, base, 0, 40000, 509 * stride]):
+                if not line.startswith("case "):
+                    continue
+                _, rank, size, outcome = line.split(" ", 3)
+                wrong = outcome not in ("error old", "success new")
+                table.add(f"{'all' if rank == '-1' else 'one'} of {ranks} ranks" if ranks > 1 else "1 rank",
+                          "WRONG" if wrong else outcome.replace(" ", ", "), f"{way}, {line}" if wrong else "")
+                outcomes[rank].append(outcome)
+            for rank, found in outcomes.items():
+                if found != sorted(found) or len(set(found)) < 2:
+                    table.wrong.append(f"{way}, rank {rank} of {ranks}: errors up to a size, then none: {found}")
+
+
 def test_power(scratch, stride, table):
     """All prefixes of a save's log, and what may be left of each."""
     for way in ("next", "again"):
@@ -202,6 +221,81 @@ def test_power(scratch, stride, table):
             shutil.rmtree(place)
 
 
+class Losses:
+    """Trees that losses of power leave, to be judged together."""
+
+    def __init__(self, ranks, scratch, table, row):
+        self.ranks, self.scratch, self.table, self.row = ranks, scratch, table, row
+        self.seen, self.cases = {}, []
+
+    def follow(self, what, base, log, begin, allowed, names, draw):
+        """From operation `begin` of the log on; allowed: what may load after each mark's text, and at first after ""."""
+        image = disk.Disk(base)
+        whole = []  # directories of complete checkpoints
+        cases = []
+        may_be = allowed[""]
+        for number, operation in enumerate(log):
+            if operation.name == "mark" or number == begin:
+                whole += named(image.after_loss(lambda change: "all"))
+            if operation.name == "mark":
+                may_be = allowed.get(operation.path, may_be)
+            else:
+                image.apply(operation)
+            if number >= begin:
+                after = f"{operation.name} {operation.path.removeprefix(f'{base}/')}"
+                cases += [(after, may_be, image.after_loss(choose)) for choose in disk.choices(draw, 6)]
+        for after, may_be, tree in cases:
+            index = self.seen.setdefault(repr(tree), (len(self.seen), tree))[0]
+            is_whole = all(directory in whole for directory in named(tree))
+            self.cases.append((f"{what}, then a loss of power after {after}", index, may_be, names,
+                               "" if is_whole else "a directory has a checkpoint's name but isn't whole"))
+
+    def judge(self):
+        place = tempfile.mkdtemp(dir=self.scratch)
+        directories = [f"{place}/{index}" for index in range(len(self.seen))]
+        for index, tree in self.seen.values():
+            disk.write_tree(tree, directories[index])
+        answers = loaded(directories, self.ranks % 3 + 1, self.scratch)
+        for what, index, may_be, names, not_whole in self.cases:
+            found, wrong = judge(answers[index], directories[index], names, may_be)
+            self.table.add(self.row, found, (wrong or not_whole) and f"{what}: {wrong or not_whole}")
+        shutil.rmtree(place)
+
+
+def test_again(scratch, stride, table):
+    """A loss of power in the save that follows on one that failed, or was killed and never brought to the disk what it did."""
+    for way in ("next", "again"):
+        draw = random.Random(way)
+        for ranks in (1, 2):
+            losses = Losses(ranks, scratch, table, f"an error, {ranks} ranks, {way}")
+            base = tempfile.mkdtemp(dir=scratch)
+            lines = run(ranks, ["mend", way, base, 1 + ranks % stride, stride])
+            for case in (line.split() for line in lines if line.startswith("case ")):
+                at, struck, outcome = case[1:]
+                digests = values(lines)
+                names = {digests["old"]: "old", digests["new"]: "new", digests["later"]: "later", "0": "nothing"}
+                log = disk.read_log(f"{base}/{at}.log")
+                failed = next(i for i, operation in enumerate(log) if operation.path == outcome)
+                losses.follow(f"operation {at} fails: {struck}", f"{base}/{at}", log, failed,
+                              {"": ("old", "new", "later"), "later": ("later",)}, names, draw)
+            losses.judge()
+        bases = []
+        losses = Losses(1, scratch, table, f"kill -9, 1 rank, {way}")
+        _, names, operations, _ = reference(1, way, scratch)
+        cases = range(1 + stride // 2, operations[0] + 1, stride)
+        for at in cases:
+            bases.append(tempfile.mkdtemp(dir=scratch))
+            run(1, ["save", way, bases[-1], 0, at, "kill", f"{bases[-1]}.log"], check=False)
+        begins = [len(disk.read_log(f"{base}.log")) for base in bases]
+        for at, base, begin, answer in zip(cases, bases, begins, loaded(bases, 1, scratch)):
+            found, saved, digest = answer.split()
+            if names.get(found) not in ("old", "new") or saved != "saved":
+                raise RuntimeError(f"after a kill at operation {at}: {answer}")
+            losses.follow(f"killed at operation {at}", base, disk.read_log(f"{base}.log"), begin,
+                          {"": ("old", "new", "later"), "again": ("later",)}, {**names, digest: "later"}, draw)
+        losses.judge()
+
+
 def test_room(scratch, stride, table):
     """A file system of one MiB with less and less room. True if the system refuses one."""
     place = tempfile.mkdtemp(dir=scratch)
@@ -226,7 +320,8 @@ def test_room(scratch, stride, table):
 
 
 TESTS = {"kill": (test_kill, 96, "kill -9 within a save"), "errors": (test_errors, 13, "operations that fail"),
-         "power": (test_power, 3, "losses of power"), "room": (test_room, 4, "a small file system")}
+         "limit": (test_limit, 8, "a limit on the size of files"), "power": (test_power, 3, "losses of power"),
+         "again": (test_again, 4, "losses of power after a save that failed"), "room": (test_room, 4, "a small file system")}
 
 
 def main():

@@ -1,22 +1,28 @@
 // Saves with faults, and loads what they leave; crash_test.py runs it and judges.
-//   save_program save HOW BASE RANK AT ACTION [LOG]  saves an old state, then a new one with a
-//   fault save_program errors HOW BASE FIRST STRIDE        errors at every STRIDE-th operation of a
-//   save save_program room HOW BASE FIRST LAST STRIDE     saves where so many KiB are free
-//   save_program load LIST                           resumes from each directory that LIST names
-// HOW is next, again (the new state has the step of the old one, and takes its place),
-// next-background or again-background. RANK is -1 for all. The run's directory is BASE/run.
+//   save HOW BASE RANK AT ACTION [LOG]   saves an old state, then a new one with a fault
+//   errors HOW BASE FIRST STRIDE         errors at every STRIDE-th operation of a save
+//   mend HOW BASE FIRST STRIDE           the same on rank 0, and another save, all in BASE/AT.log
+//   room HOW BASE FIRST LAST STRIDE      saves where so many KiB are free
+//   limit HOW BASE FIRST LAST STRIDE     saves where one rank, or all, may write so large files
+//   load LIST                            resumes from each directory that LIST names
+// HOW is next, again (the new state has the step of the old one, and takes its place; the run's
+// directory is there already), next-background or again-background. RANK is -1 for all. The run's
+// directory is BASE/run.
 
 #include <fmt/format.h>
 #include <mpi.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -135,6 +141,7 @@ class Program {
     none.action = FAULT_NONE;
     if (!log.empty()) none.log = plan.log = log.c_str();
     faults_arm(&none);
+    make_run_directory(how, base);
     (void)save_one(how, pair.old_one, base, "old");
     mark("old");
     say("old {}", pair.old_digest);
@@ -169,6 +176,52 @@ class Program {
     }
   }
 
+  void mend(const How& how, const fs::path& base, long first, long stride) {
+    for (long at = first;; at += stride) {
+      const fs::path own = base / std::to_string(at);
+      if (runtime_.rank() == 0) fs::create_directory(own);
+      Pair pair(runtime_, how);
+      const std::string log = own.string() + ".log";
+      FaultPlan plan = fault(own, 0, at, "EIO");
+      plan.log = log.c_str();
+      FaultPlan none = plan;
+      none.action = FAULT_NONE;
+      faults_arm(&none);
+      make_run_directory(how, own);
+      (void)save_one(how, pair.old_one, own, "old");
+      mark("old");
+      faults_arm(&plan);
+      const std::string outcome = save_one(how, pair.new_one, own, "new");
+      mark(outcome.c_str());
+      const std::string struck = disarm();
+      if (struck == "-") break;
+      say("case {} {} {}", at, struck, outcome);
+      faults_arm(&none);
+      pair.new_one.train(1, 1);
+      say("later {}", pair.new_one.digest());
+      (void)save_one(How("next"), pair.new_one, own, "later");
+      mark("later");
+      (void)disarm();
+      say("old {}", pair.old_digest);
+      say("new {}", pair.new_digest);
+    }
+  }
+
+  void limit(const How& how, const fs::path& base, long first, long last, long stride) {
+    rlimit usual{};
+    getrlimit(RLIMIT_FSIZE, &usual);
+    for (int rank = runtime_.size() == 1 ? 0 : -1; rank < runtime_.size(); ++rank) {
+      for (long bytes = first; bytes <= last; bytes += stride) {
+        const rlimit small{.rlim_cur = static_cast<rlim_t>(bytes), .rlim_max = usual.rlim_max};
+        const auto begin = [&] {
+          if (rank < 0 || rank == runtime_.rank()) setrlimit(RLIMIT_FSIZE, &small);
+        };
+        const auto end = [&] { setrlimit(RLIMIT_FSIZE, &usual); };
+        say("case {} {} {}", rank, bytes, run_case(how, base, begin, end));
+      }
+    }
+  }
+
   void room(const How& how, const fs::path& base, long first, long last, long stride) {
     for (long kib = first; kib <= last; kib += stride) {
       const fs::path ballast = base / "ballast";
@@ -190,12 +243,20 @@ class Program {
   }
 
   /// Writes to LIST.out what each directory loads, a digest, 0, or "refused: ...", and how another
-  /// save goes then: "saved", or what is wrong.
+  /// save goes then: "saved", or what is wrong. Where there is a DIRECTORY.log, it goes on there,
+  /// and the digest of what was saved is told too.
   void load(const std::string& list) {
     std::ifstream lines(list);
     std::ofstream answers;
     if (runtime_.rank() == 0) answers.open(list + ".out");
     for (std::string directory; std::getline(lines, directory);) {
+      FaultPlan plan = fault(directory, -1, 0, "none");
+      const std::string log = directory + ".log";
+      const bool is_logged = fs::exists(log);
+      if (is_logged) {
+        plan.log = log.c_str();
+        faults_arm(&plan);
+      }
       std::string answer = resume(directory);
       if (!answer.starts_with("refused")) {
         loaded_.train(1, 2);
@@ -207,6 +268,11 @@ class Program {
         } catch (const std::exception& error) {
           answer += fmt::format(" failed: {}", error.what());
         }
+        if (is_logged) answer += fmt::format(" {}", digest);
+      }
+      if (is_logged) {
+        mark("again");
+        (void)disarm();
       }
       if (runtime_.rank() == 0) answers << answer << '\n' << std::flush;
     }
@@ -223,6 +289,12 @@ class Program {
   void mark(const char* text) {
     MPI_Barrier(MPI_COMM_WORLD);
     if (runtime_.rank() == 0) faults_mark(text);
+    MPI_Barrier(MPI_COMM_WORLD);
+  }
+
+  /// As trainers may: without bringing its name to the disk.
+  void make_run_directory(const How& how, const fs::path& base) {
+    if (how.again && runtime_.rank() == 0) fs::create_directory(base / "run");
     MPI_Barrier(MPI_COMM_WORLD);
   }
 
@@ -324,6 +396,19 @@ class Program {
     return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
   }
 
+  /// What training comes to in run_case() after `steps` steps where no save ever was.
+  std::uint64_t undisturbed(const How& how, std::int64_t steps) {
+    const auto [found, is_new] = undisturbed_.try_emplace(steps, 0);
+    if (is_new) {
+      Training training(runtime_);
+      training.train(how.again ? 1 : 2, 1);
+      if (steps - training.optimizer.clocks().step > 1) training.train(1, 3);
+      training.train(1, 1);
+      found->second = training.digest();
+    }
+    return found->second;
+  }
+
   /// Saves old, then new between `begin` and `end`, goes on and saves again. "success" or "error",
   /// and "old" or "new": what a loader finds. Otherwise what went wrong.
   template <class Begin, class End>
@@ -349,6 +434,8 @@ class Program {
     const std::string why = message_;
     pair.new_one.train(1, 1);
     const std::uint64_t later = pair.new_one.digest();
+    if (later != undisturbed(how, pair.new_one.optimizer.clocks().step))
+      outcome += " WRONG: training goes on otherwise";
     if (save_one(How("next"), pair.new_one, base, "later") != "success")
       outcome += " WRONG: the next save fails: " + message_;
     else if (resume(base) != std::to_string(later))
@@ -369,6 +456,7 @@ class Program {
   Runtime& runtime_;
   Training loaded_;
   std::vector<pid_t> pids_;
+  std::map<std::int64_t, std::uint64_t> undisturbed_;
   std::string base_;
   std::string message_;
 };
@@ -377,6 +465,7 @@ class Program {
 
 int main(int argc, char** argv) {
   Runtime runtime(argc, argv, {.deadline = std::chrono::seconds(5)});
+  std::signal(SIGXFSZ, SIG_IGN);  // a trainer's choice: a file beyond its limit is an error then
   const std::vector<std::string> words(argv + 1, argv + argc);
   Program program(runtime);
   const auto number = [&](std::size_t i) { return std::stol(words.at(i)); };
@@ -392,6 +481,10 @@ int main(int argc, char** argv) {
                  words.size() > 6 ? words[6] : "");
   } else if (what == "errors") {
     program.errors(how, base, number(3), number(4));
+  } else if (what == "mend") {
+    program.mend(how, base, number(3), number(4));
+  } else if (what == "limit") {
+    program.limit(how, base, number(3), number(4), number(5));
   } else if (what == "room") {
     program.room(how, base, number(3), number(4), number(5));
   }

@@ -5,60 +5,14 @@
 
 #include <cmath>
 
-#include "support/fixture.hpp"
+#include "support/reference_model.hpp"
 
 namespace shardmix {
 namespace {
 
-using testing::ReferenceElement;
+using testing::ReferenceModel;
 
 constexpr int steps = 12;
-
-/// The oracle's model: it knows neither shards nor buckets.
-class ReferenceModel {
- public:
-  ReferenceModel(ShardedOptimizer& optimizer, Rule rule, double clip_norm)
-      : rule_(std::move(rule)), clip_norm_(clip_norm) {
-    for (const Parameter& p : optimizer.parameters()) {
-      auto& elements = elements_.emplace_back();
-      const TensorView view = optimizer.parameter(p.name);
-      for (std::int64_t i = 0; i < view.elements; ++i)
-        elements.push_back({.theta = testing::value_of(view, i)});
-      groups_.push_back(p.group);
-    }
-  }
-
-  /// `gradient[p][i]`: the mean over all slots. Returns the norm.
-  double step(const std::vector<std::vector<double>>& gradient) {
-    ++step_;
-    double squares = 0.0;
-    for (const auto& parameter : gradient) {
-      for (const double g : parameter) squares += g * g;
-    }
-    const double norm = std::sqrt(squares);
-    const double scale = clip_norm_ > 0.0 && norm > clip_norm_ ? clip_norm_ / norm : 1.0;
-    for (std::size_t p = 0; p < elements_.size(); ++p) {
-      if (!groups_[p].trainable) continue;
-      const double rules_decay = std::visit([](const auto& r) { return r.weight_decay; }, rule_);
-      const testing::ReferenceStep at{.lr = lr_of(rule_).at(step_) * groups_[p].lr_scale,
-                                      .weight_decay = groups_[p].weight_decay.value_or(rules_decay),
-                                      .step = step_,
-                                      .slow_step = step_};
-      for (std::size_t i = 0; i < elements_[p].size(); ++i)
-        testing::reference_update(rule_, at, gradient[p][i] * scale, elements_[p][i]);
-    }
-    return norm;
-  }
-
-  [[nodiscard]] double theta(std::size_t p, std::size_t i) const { return elements_[p][i].theta; }
-
- private:
-  Rule rule_;
-  double clip_norm_;
-  long step_ = 0;
-  std::vector<std::vector<ReferenceElement>> elements_;
-  std::vector<Group> groups_;
-};
 
 struct Case {
   Rule rule;
@@ -124,7 +78,7 @@ TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
     const TensorView view = optimizer.parameter(optimizer.parameters()[p].name);
     const double tolerance = view.dtype == fp32 ? 2e-6 : view.dtype == bf16 ? 0x1p-8 : 0x1p-11;
     for (std::int64_t i = 0; i < view.elements; ++i) {
-      const double expected = reference.theta(p, static_cast<std::size_t>(i));
+      const double expected = reference.element(p, static_cast<std::size_t>(i)).theta;
       ASSERT_NEAR(testing::value_of(view, i), expected, tolerance * std::fabs(expected) + 1e-5)
           << optimizer.parameters()[p].name << "[" << i << "]";
     }
