@@ -5,9 +5,9 @@
 //   room HOW BASE FIRST LAST STRIDE      saves where so many KiB are free
 //   limit HOW BASE FIRST LAST STRIDE     saves where one rank, or all, may write so large files
 //   load LIST                            resumes from each directory that LIST names
-// HOW is next, again (the new state has the step of the old one, and takes its place; the run's
-// directory is there already), next-background or again-background. RANK is -1 for all. The run's
-// directory is BASE/run.
+// HOW is next, or again (the new state has the step of the old one, and takes its place; the run's
+// directory is there already), with -shared if two ranks share a file, and -background if it is
+// saved so. RANK is -1 for all. The run's directory is BASE/run.
 
 #include <fmt/format.h>
 #include <mpi.h>
@@ -38,9 +38,12 @@ namespace fs = std::filesystem;
 
 struct How {
   explicit How(std::string_view text)
-      : again(text.starts_with("again")), background(text.ends_with("-background")) {}
+      : again(text.starts_with("again")),
+        background(text.ends_with("-background")),
+        options{.keep_last = 1, .ranks_per_file = text.find("-shared") != text.npos ? 2 : 1} {}
   bool again;
   bool background;
+  CheckpointOptions options;
 };
 
 std::uint64_t mixed(std::uint64_t hash, std::uint64_t with) {
@@ -353,7 +356,7 @@ class Program {
     std::string own = "success";
     std::string message;
     try {
-      Checkpoints checkpoints(runtime_, base / "run", {.keep_last = 1});
+      Checkpoints checkpoints(runtime_, base / "run", how.options);
       if (how.background) {
         checkpoints.begin_save(training.optimizer, text);
         training.train(1, 3);
