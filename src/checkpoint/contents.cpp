@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "checkpoint/manifest.hpp"
@@ -55,6 +56,30 @@ std::vector<Span> spans_of(const std::vector<ShardIndex>& indices,
 void require_complete(const OpenCheckpoint& checkpoint) {
   require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::rows), true);
   require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::frozen_rows), false);
+}
+
+std::vector<std::vector<Piece>> pieces_by_parameter(std::size_t parameters,
+                                                    const std::vector<ShardIndex>& indices) {
+  std::vector<std::vector<Piece>> pieces(parameters);
+  for (std::size_t f = 0; f < indices.size(); ++f) {
+    for (const auto* rows : {&indices[f].rows, &indices[f].frozen_rows}) {
+      for (const IndexRow& row : *rows)
+        pieces[static_cast<std::size_t>(row.parameter)].push_back({row, f});
+    }
+  }
+  for (std::vector<Piece>& of_parameter : pieces)
+    std::ranges::sort(of_parameter, {}, [](const Piece& piece) { return piece.row.offset; });
+  return pieces;
+}
+
+std::string to_text(const std::vector<IndexRow>& rows) {
+  return {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(IndexRow)};
+}
+
+std::vector<IndexRow> to_rows(std::string_view text) {
+  std::vector<IndexRow> rows(text.size() / sizeof(IndexRow));
+  if (!rows.empty()) std::memcpy(rows.data(), text.data(), text.size());
+  return rows;
 }
 
 OpenCheckpoint open_alone(const std::filesystem::path& directory) {

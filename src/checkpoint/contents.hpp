@@ -3,6 +3,8 @@
 /// What a checkpoint's files hold: the manifest and all indices, without the values.
 
 #include <filesystem>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "checkpoint/shard_reader.hpp"
@@ -18,6 +20,20 @@ struct OpenCheckpoint {
 
 /// Throws CheckpointError unless the indices hold each element of each parameter once.
 void require_complete(const OpenCheckpoint& checkpoint);
+
+/// A row of a file's index.
+struct Piece {
+  IndexRow row;
+  std::size_t file = 0;
+};
+
+/// Where the elements of each of so many parameters are, in their order.
+[[nodiscard]] std::vector<std::vector<Piece>> pieces_by_parameter(
+    std::size_t parameters, const std::vector<ShardIndex>& indices);
+
+/// Rows as bytes, for other ranks.
+[[nodiscard]] std::string to_text(const std::vector<IndexRow>& rows);
+[[nodiscard]] std::vector<IndexRow> to_rows(std::string_view text);
 
 /// Opens the checkpoint in `directory`, without other ranks. Throws CheckpointError.
 [[nodiscard]] OpenCheckpoint open_alone(const std::filesystem::path& directory);

@@ -4,7 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cstring>
 #include <unordered_map>
 
 #include "checkpoint/manifest.hpp"
@@ -29,16 +28,6 @@ std::string broadcast_manifest(comm::Collectives& collectives, const fs::path& d
   text.resize(static_cast<std::size_t>(length));
   collectives.broadcast(std::as_writable_bytes(std::span(text)), 0);
   return text;
-}
-
-std::string to_text(const std::vector<IndexRow>& rows) {
-  return {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(IndexRow)};
-}
-
-std::vector<IndexRow> to_rows(std::string_view text) {
-  std::vector<IndexRow> rows(text.size() / sizeof(IndexRow));
-  if (!rows.empty()) std::memcpy(rows.data(), text.data(), text.size());
-  return rows;
 }
 
 /// Every parameter must be there, with the same shape, and no other.

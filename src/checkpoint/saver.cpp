@@ -11,6 +11,7 @@
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
 #include "checkpoint/shard_writer.hpp"
+#include "checkpoint/view.hpp"
 #include "comm/agree.hpp"
 #include "shardmix/error.hpp"
 #include "shardmix/version.hpp"
@@ -96,6 +97,20 @@ fs::path make_temporary(comm::Collectives& collectives, const fs::path& run_dire
          fmt::format(".{}.tmp-{}", name, std::string_view(suffix.data(), suffix.size()));
 }
 
+/// The index of each file, or none where a view of them would take too long.
+std::vector<ShardIndex> gather_indices(comm::Collectives& collectives, const CheckpointInfo& info,
+                                       const ShardIndex& own) {
+  std::array<std::int64_t, 1> boxes{view_boxes(info, own)};
+  collectives.all_reduce_sum(boxes);
+  if (boxes[0] > most_view_boxes) return {};
+  const std::vector<std::string> rows = collectives.all_gather(to_text(own.rows));
+  const std::vector<std::string> frozen_rows = collectives.all_gather(to_text(own.frozen_rows));
+  std::vector<ShardIndex> indices;
+  for (std::size_t r = 0; r < rows.size(); ++r)
+    indices.push_back({.rows = to_rows(rows[r]), .frozen_rows = to_rows(frozen_rows[r])});
+  return indices;
+}
+
 }  // namespace
 
 Save::Save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
@@ -137,6 +152,7 @@ void Save::attempt(const std::function<void()>& work) noexcept {
 void Save::write(const ShardSource& source) {
   attempt([&] {
     file_ = write_shard(temporary_ / shard_name(collectives_.rank(), collectives_.size()), source);
+    index_ = {.rows = source.rows(), .frozen_rows = source.frozen_rows()};
   });
   is_written_ = true;
 }
@@ -169,7 +185,9 @@ fs::path Save::commit() {
       info_.files.push_back(std::move(part.file));
       info_.memory.push_back(part.memory);
     }
+    const std::vector<ShardIndex> indices = gather_indices(collectives_, info_, index_);
     on_root(collectives_, [&] {
+      if (!indices.empty()) info_.view = write_view(temporary_, info_, indices);
       write_atomically(temporary_ / manifest_name, manifest_text(info_));
       // Where it fails from now on, the old checkpoint of this step may bear the temporary's name.
       keeps_temporary_ = true;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <thread>
 
+#include "checkpoint/shard_reader.hpp"
 #include "checkpoint/shard_source.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"
@@ -54,6 +55,7 @@ class Save {
   std::filesystem::path temporary_;
   bool keeps_temporary_ = false;
   CheckpointFile file_;
+  ShardIndex index_;  ///< of file_
   std::exception_ptr error_;
   std::atomic<bool> is_written_ = false;
   std::thread thread_;
