@@ -94,6 +94,13 @@ struct CheckpointFile {
   std::vector<CheckpointArray> arrays = {};
 };
 
+/// A file of a checkpoint that is for people alone: virtual datasets over the others.
+struct CheckpointView {
+  std::string name = {};
+  std::int64_t bytes = 0;
+  std::string xxh3_128 = {};  ///< of the whole file, 32 hexadecimal digits
+};
+
 /// One parameter, as the manifest describes it.
 struct CheckpointParameter {
   std::string name = {};
@@ -120,6 +127,7 @@ struct CheckpointInfo {
   std::vector<CheckpointParameter> parameters = {};
   std::vector<MemoryReport> memory = {};  ///< of each rank that wrote it
   std::vector<CheckpointFile> files = {};
+  std::optional<CheckpointView> view = std::nullopt;
   std::string trainer_state = {};
 };
 
@@ -135,8 +143,8 @@ struct CheckpointVerdict {
     std::string damage = {};  ///< "" where the file is good
   };
   std::filesystem::path directory = {};
-  std::vector<File> files = {};
-  std::string damage = {};  ///< of the manifest, or of what the files hold together; "": none
+  std::vector<File> files = {};  ///< those of the state, then the view if there is one
+  std::string damage = {};       ///< of the manifest, or of what the files hold together; "": none
 
   [[nodiscard]] bool is_good() const noexcept;
 };

@@ -57,6 +57,20 @@ void require_complete(const OpenCheckpoint& checkpoint) {
   require_tiling(checkpoint.info, spans_of(checkpoint.indices, &ShardIndex::frozen_rows), false);
 }
 
+std::vector<std::vector<Piece>> pieces_by_parameter(std::size_t parameters,
+                                                    const std::vector<ShardIndex>& indices) {
+  std::vector<std::vector<Piece>> pieces(parameters);
+  for (std::size_t f = 0; f < indices.size(); ++f) {
+    for (const auto* rows : {&indices[f].rows, &indices[f].frozen_rows}) {
+      for (const IndexRow& row : *rows)
+        pieces[static_cast<std::size_t>(row.parameter)].push_back({row, f});
+    }
+  }
+  for (std::vector<Piece>& of_parameter : pieces)
+    std::ranges::sort(of_parameter, {}, [](const Piece& piece) { return piece.row.offset; });
+  return pieces;
+}
+
 OpenCheckpoint open_alone(const std::filesystem::path& directory) {
   OpenCheckpoint checkpoint{.info = parse_manifest(read_manifest(directory), directory)};
   for (const CheckpointFile& file : checkpoint.info.files)

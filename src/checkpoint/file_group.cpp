@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ranges>
 
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/shard_writer.hpp"
@@ -44,22 +45,27 @@ void hand_over(const ShardSource& source, comm::NodeStream& stream) {
 
 }  // namespace
 
+std::vector<std::vector<int>> ranks_of_files(const comm::Topology& topology, int ranks_per_file) {
+  std::vector<std::vector<int>> files;
+  for (int rank = 0; rank < topology.ranks; ++rank) {
+    // A node's ranks follow each other.
+    const int local = ranks_per_file == 1 ? 0 : rank % topology.local_size;
+    if (local % ranks_per_file == 0) files.emplace_back();
+    files.back().push_back(rank);
+  }
+  return files;
+}
+
 FileGroup::FileGroup(comm::Collectives& collectives, int ranks_per_file)
     : rank_(collectives.rank()) {
   const comm::Topology& topology = collectives.group().topology();
-  if (ranks_per_file == 1) {
-    ranks_ = {collectives.rank()};
-    file_name_ = shard_name(collectives.rank(), collectives.size());
-    return;
-  }
-  const int first = topology.local_rank / ranks_per_file * ranks_per_file;
-  const int end = std::min(first + ranks_per_file, topology.local_size);
-  for (int local = first; local < end; ++local)
-    ranks_.push_back(topology.rank_at(topology.node, local));
-  const int files_of_node = (topology.local_size + ranks_per_file - 1) / ranks_per_file;
-  file_name_ = shard_name(topology.node * files_of_node + first / ranks_per_file,
-                          topology.nodes * files_of_node);
-  writes_ = topology.local_rank == first;
+  const auto files = ranks_of_files(topology, ranks_per_file);
+  const auto own = std::ranges::find_if(
+      files, [&](const auto& ranks) { return std::ranges::find(ranks, rank_) != ranks.end(); });
+  file_name_ = shard_name(static_cast<int>(own - files.begin()), static_cast<int>(files.size()));
+  ranks_ = *own;
+  writes_ = ranks_.front() == rank_;
+  if (ranks_per_file == 1) return;
   try {
     memory_ = std::make_unique<comm::NodeMemory>(collectives);
     shared_ = memory_->allocate(comm::NodeStream::memory_bytes);
@@ -70,14 +76,11 @@ FileGroup::FileGroup(comm::Collectives& collectives, int ranks_per_file)
   }
   const std::vector<std::byte*> views =
       memory_->views(shared_.data(), comm::NodeStream::memory_bytes);
-  const auto add = [&](int local) {
-    streams_.push_back(std::make_unique<comm::NodeStream>(views[static_cast<std::size_t>(local)],
-                                                          collectives.group().watch().deadline()));
-  };
-  if (writes_) {
-    for (int local = first + 1; local < end; ++local) add(local);
-  } else {
-    add(topology.local_rank);
+  for (const int rank : ranks_ | std::views::drop(1)) {
+    if (!writes_ && rank != rank_) continue;
+    streams_.push_back(std::make_unique<comm::NodeStream>(
+        views[static_cast<std::size_t>(rank % topology.local_size)],
+        collectives.group().watch().deadline()));
   }
 }
 

@@ -15,13 +15,17 @@
 #include "comm/collectives.hpp"
 #include "comm/node_memory.hpp"
 #include "comm/node_stream.hpp"
+#include "comm/topology.hpp"
 
 namespace shardmix::checkpoint {
 
+/// The ranks of each file. Above 1 rank a file the topology must be regular.
+[[nodiscard]] std::vector<std::vector<int>> ranks_of_files(const comm::Topology& topology,
+                                                           int ranks_per_file);
+
 class FileGroup {
  public:
-  /// Groups of up to `ranks_per_file` ranks of a node. Collective. Above 1 the ranks' topology must
-  /// be regular.
+  /// Collective.
   FileGroup(comm::Collectives& collectives, int ranks_per_file);
 
   /// This rank's group, the one that writes in front.

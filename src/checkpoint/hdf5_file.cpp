@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <limits>
 #include <mutex>
 
 #include "shardmix/error.hpp"
@@ -76,6 +77,29 @@ Handle link_properties(const fs::path& path) {
   return properties;
 }
 
+/// Without extents: of one element.
+Handle simple_space(const std::vector<hsize_t>& extents, const fs::path& path) {
+  return {checked(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), path,
+                  "describe a shape"),
+          &H5Sclose};
+}
+
+/// All of a space without extents.
+void select_box(hid_t space, const std::vector<hsize_t>& start, const std::vector<hsize_t>& count,
+                const fs::path& path) {
+  const std::vector<hsize_t> once(start.size(), 1);
+  if (!start.empty() && H5Sselect_hyperslab(space, H5S_SELECT_SET, start.data(), nullptr,
+                                            once.data(), count.data()) < 0) {
+    fail(path, "select a box");
+  }
+}
+
+hsize_t volume(const std::vector<hsize_t>& count) {
+  hsize_t elements = 1;
+  for (const hsize_t c : count) elements *= c;
+  return elements;
+}
+
 /// Each element type has one form in a file.
 hid_t stored_type(hid_t type) {
   return H5Tequal(type, H5T_NATIVE_FLOAT) > 0 ? H5T_IEEE_F32LE : H5T_STD_I64LE;
@@ -99,37 +123,36 @@ void Hdf5File::make_group(const char* name) {
                      &H5Gclose);
 }
 
-void Hdf5File::write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value) {
-  const std::string action = fmt::format("write the attribute '{}'", name);
+void Hdf5File::write_attribute(const char* name, const char* group, hid_t type, hid_t memory_type,
+                               const void* value) {
+  const std::string action = fmt::format("write the attribute '{}' of '{}'", name, group);
   const Handle space(checked(H5Screate(H5S_SCALAR), path_, action), &H5Sclose);
-  Handle attribute(checked(H5Acreate2(file_.id(), name, type, space.id(), H5P_DEFAULT, H5P_DEFAULT),
+  Handle attribute(checked(H5Acreate_by_name(file_.id(), group, name, type, space.id(), H5P_DEFAULT,
+                                             H5P_DEFAULT, H5P_DEFAULT),
                            path_, action),
                    &H5Aclose);
   if (H5Awrite(attribute.id(), memory_type, value) < 0 || !attribute.close_quietly())
     fail(path_, action);
 }
 
-void Hdf5File::write_attribute(const char* name, const std::string& text) {
+void Hdf5File::write_attribute(const char* name, const std::string& text, const char* group) {
   const std::string action = fmt::format("make the type of the attribute '{}'", name);
   const Handle type(checked(H5Tcopy(H5T_C_S1), path_, action), &H5Tclose);
   if (H5Tset_size(type.id(), H5T_VARIABLE) < 0 || H5Tset_cset(type.id(), H5T_CSET_UTF8) < 0)
     fail(path_, action);
   const char* value = text.c_str();
-  write_attribute(name, type.id(), type.id(), static_cast<const void*>(&value));
+  write_attribute(name, group, type.id(), type.id(), static_cast<const void*>(&value));
 }
 
 void Hdf5File::write_attribute(const char* name, std::int64_t number) {
-  write_attribute(name, H5T_STD_I64LE, H5T_NATIVE_INT64, &number);
+  write_attribute(name, "/", H5T_STD_I64LE, H5T_NATIVE_INT64, &number);
 }
 
 std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
                                                    const std::vector<hsize_t>& extents,
                                                    const void* values) {
   const std::string action = fmt::format("make the dataset '{}'", name);
-  const Handle space(
-      checked(H5Screate_simple(static_cast<int>(extents.size()), extents.data(), nullptr), path_,
-              action),
-      &H5Sclose);
+  const Handle space = simple_space(extents, path_);
   const Handle properties = creation_properties(H5P_DATASET_CREATE, path_);
   // All of it is written later; filling it first would write every byte twice.
   if (H5Pset_layout(properties.id(), H5D_CONTIGUOUS) < 0 ||
@@ -148,6 +171,32 @@ std::optional<std::int64_t> Hdf5File::make_dataset(const char* name, hid_t type,
   if (!dataset.close_quietly()) fail(path_, action);
   if (offset == HADDR_UNDEF) return std::nullopt;
   return static_cast<std::int64_t>(offset);
+}
+
+void Hdf5File::make_virtual_dataset(const char* name, const std::vector<hsize_t>& extents,
+                                    const std::vector<VirtualBox>& boxes) {
+  const std::string action = fmt::format("make the virtual dataset '{}'", name);
+  const Handle space = simple_space(extents, path_);
+  const Handle properties = creation_properties(H5P_DATASET_CREATE, path_);
+  const float missing = std::numeric_limits<float>::quiet_NaN();
+  if (H5Pset_layout(properties.id(), H5D_VIRTUAL) < 0 ||
+      H5Pset_fill_value(properties.id(), H5T_NATIVE_FLOAT, &missing) < 0) {
+    fail(path_, action);
+  }
+  for (const VirtualBox& box : boxes) {
+    const Handle source = simple_space({box.elements}, path_);
+    select_box(source.id(), {box.here}, {volume(box.count)}, path_);
+    select_box(space.id(), box.start, box.count, path_);
+    if (H5Pset_virtual(properties.id(), space.id(), box.file.c_str(), box.dataset.c_str(),
+                       source.id()) < 0)
+      fail(path_, action);
+  }
+  const Handle link = link_properties(path_);
+  Handle dataset(checked(H5Dcreate2(file_.id(), name, stored_type(H5T_NATIVE_FLOAT), space.id(),
+                                    link.id(), properties.id(), H5P_DEFAULT),
+                         path_, action),
+                 &H5Dclose);
+  if (!dataset.close_quietly()) fail(path_, action);
 }
 
 void Hdf5File::close() {

@@ -18,6 +18,17 @@
 
 namespace shardmix::checkpoint {
 
+/// A box of a virtual dataset, and where its values are: in a row of a one-dimensional dataset of
+/// another file.
+struct VirtualBox {
+  std::vector<hsize_t> start = {};  ///< in each dimension
+  std::vector<hsize_t> count = {};
+  std::string file = {};  ///< its name beside this one
+  std::string dataset = {};
+  hsize_t elements = 0;  ///< of that dataset
+  hsize_t here = 0;      ///< the first one of the box
+};
+
 /// An HDF5 identifier and how it is closed.
 class Handle {
  public:
@@ -50,8 +61,8 @@ class Hdf5File {
   static Hdf5File create(const std::filesystem::path& path);
 
   void make_group(const char* name);
-  /// An attribute of the file itself: text in UTF-8 of variable length, or a number.
-  void write_attribute(const char* name, const std::string& text);
+  /// An attribute of the file itself, or of a group: text in UTF-8 of variable length, or a number.
+  void write_attribute(const char* name, const std::string& text, const char* group = "/");
   void write_attribute(const char* name, std::int64_t number);
   /// A contiguous, unfiltered dataset of `type` (H5T_NATIVE_FLOAT or H5T_NATIVE_INT64), stored
   /// little-endian. Its values are `values`, or come later, past HDF5. Returns the offset in the
@@ -60,13 +71,18 @@ class Hdf5File {
                                            const std::vector<hsize_t>& extents,
                                            const void* values = nullptr);
 
+  /// A dataset of floats that lie in other files; what those lack reads as NaN.
+  void make_virtual_dataset(const char* name, const std::vector<hsize_t>& extents,
+                            const std::vector<VirtualBox>& boxes);
+
   /// Writes everything out and closes; the file is not yet synced.
   void close();
 
  private:
   Hdf5File(std::filesystem::path path, Handle file)
       : path_(std::move(path)), file_(std::move(file)) {}
-  void write_attribute(const char* name, hid_t type, hid_t memory_type, const void* value);
+  void write_attribute(const char* name, const char* group, hid_t type, hid_t memory_type,
+                       const void* value);
 
   std::filesystem::path path_;
   Handle file_;

@@ -99,16 +99,20 @@ void check_arrays(const CheckpointFile& file) {
   }
 }
 
+void require_inside(const std::string& name) {
+  if (name.empty() || name.front() == '.' || name.find('/') != std::string::npos ||
+      name.find('\0') != std::string::npos) {
+    throw CheckpointError(
+        fmt::format("the file name '{}' doesn't stay inside the checkpoint", name));
+  }
+}
+
 CheckpointFile file_from(const Json& json) {
   CheckpointFile file{.name = json.at("name"),
                       .bytes = json.at("bytes"),
                       .xxh3_128 = json.at("xxh3_128"),
                       .head_bytes = json.at("head_bytes")};
-  if (file.name.empty() || file.name.front() == '.' || file.name.find('/') != std::string::npos ||
-      file.name.find('\0') != std::string::npos) {
-    throw CheckpointError(
-        fmt::format("the file name '{}' doesn't stay inside the checkpoint", file.name));
-  }
+  require_inside(file.name);
   require(file.head_bytes >= 0 && file.head_bytes <= most_head_bytes && file.head_bytes % 4 == 0 &&
               file.bytes >= file.head_bytes && file.bytes <= most_file_bytes,
           file, "the sizes are impossible");
@@ -120,6 +124,15 @@ CheckpointFile file_from(const Json& json) {
     file.arrays.push_back({.name = a.at("name"), .offset = a.at("offset"), .bytes = a.at("bytes")});
   check_arrays(file);
   return file;
+}
+
+CheckpointView view_from(const Json& json) {
+  CheckpointView view{
+      .name = json.at("name"), .bytes = json.at("bytes"), .xxh3_128 = json.at("xxh3_128")};
+  require_inside(view.name);
+  if (view.bytes < 0 || view.bytes > most_file_bytes)
+    throw CheckpointError(fmt::format("the size of the view '{}' is impossible", view.name));
+  return view;
 }
 
 /// A file has the arrays of all states and no other.
@@ -179,9 +192,12 @@ CheckpointInfo info_from(const Json& json) {
     info.files.push_back(file_from(f));
     check_names(info.files.back(), info.states);
   }
+  if (json.contains("view")) info.view = view_from(json["view"]);
   info.trainer_state = json.at("trainer_state");
   require_distinct(info.parameters, "parameter");
   require_distinct(info.files, "file");
+  if (info.view && std::ranges::count(info.files, info.view->name, &CheckpointFile::name) > 0)
+    throw CheckpointError(fmt::format("the view '{}' is a file of the state too", info.view->name));
   const Clocks& c = info.clocks;
   if (c.slow_step < 0 || c.updates < c.slow_step || c.step < c.updates) {
     throw CheckpointError(
@@ -216,6 +232,10 @@ std::string manifest_text(const CheckpointInfo& info) {
   json["files"] = Json::array();
   for (const CheckpointFile& f : info.files) {
     json["files"].push_back(json_of(f));
+  }
+  if (info.view) {
+    json["view"] = {
+        {"name", info.view->name}, {"bytes", info.view->bytes}, {"xxh3_128", info.view->xxh3_128}};
   }
   json["memory"] = Json::array();
   for (const MemoryReport& m : info.memory) json["memory"].push_back(json_of(m));

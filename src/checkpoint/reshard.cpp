@@ -8,6 +8,7 @@
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/shard_writer.hpp"
 #include "checkpoint/values.hpp"
+#include "checkpoint/view.hpp"
 #include "shardmix/error.hpp"
 #include "shardmix/version.hpp"
 
@@ -119,6 +120,7 @@ CheckpointInfo reshard_checkpoint(const fs::path& checkpoint, const fs::path& ru
   info.world_size = options.ranks;
   info.memory.clear();  // of ranks that never were
   info.files.clear();
+  std::vector<ViewedFile> viewed;
   std::int64_t done = 0;
   const CheckpointProgress second_half = half(1);
   const std::function<void(std::int64_t)> add = [&](std::int64_t read) {
@@ -133,7 +135,9 @@ CheckpointInfo reshard_checkpoint(const fs::path& checkpoint, const fs::path& ru
     for (const StoredShard& shard : shards) parts.push_back(&shard);
     const std::string name = shard_name(static_cast<int>(f), static_cast<int>(files.size()));
     info.files.push_back(write_shard(temporary.path() / name, JoinedShards(parts)));
+    viewed.push_back({name, joined(files[f])});
   }
+  info.view = write_view(temporary.path(), info, viewed);
   write_atomically(temporary.path() / manifest_name, manifest_text(info));
   publish_directory(temporary.path(), to);
   point_link(run_directory / "latest", list_checkpoints(run_directory).front().filename());

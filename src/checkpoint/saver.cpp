@@ -3,16 +3,15 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <functional>
-#include <iterator>
 
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
 #include "checkpoint/shard_writer.hpp"
+#include "checkpoint/view.hpp"
 #include "comm/agree.hpp"
 #include "comm/group.hpp"
 #include "shardmix/error.hpp"
@@ -114,12 +113,9 @@ Save::Save(ShardedOptimizer::Impl& optimizer, const fs::path& run_directory,
       options_(options),
       info_(describe(optimizer, trainer_state)),
       memory_(optimizer.state.memory()),
+      layout_(optimizer.state.layout()),
       group_(collectives_, options.ranks_per_file),
       temporary_(make_temporary(collectives_, run_directory, checkpoint_name(info_.clocks.step))) {
-  const auto contents = [&](int rank) {
-    return contents_of(optimizer.state.layout(), info_.states, rank, collectives_.size());
-  };
-  std::ranges::transform(group_.ranks(), std::back_inserter(contents_), contents);
   try {
     require_room(collectives_, run_directory_, expected_bytes(contents(collectives_.rank())));
   } catch (...) {
@@ -150,7 +146,28 @@ void Save::attempt(const std::function<void()>& work) noexcept {
 }
 
 void Save::write(const ShardSource& source) {
-  attempt([&] { file_ = group_.write(temporary_, source, contents_); });
+  attempt([&] {
+    std::vector<ShardContents> parts;
+    for (const int rank : group_.ranks()) parts.push_back(contents(rank));
+    file_ = group_.write(temporary_, source, parts);
+    if (collectives_.rank() == 0) info_.view = write_view(temporary_, info_, viewed_files());
+  });
+}
+
+ShardContents Save::contents(int rank) const {
+  return contents_of(layout_, info_.states, rank, collectives_.size());
+}
+
+std::vector<ViewedFile> Save::viewed_files() const {
+  const auto files = ranks_of_files(collectives_.group().topology(), options_.ranks_per_file);
+  std::vector<ViewedFile> viewed;
+  for (std::size_t f = 0; f < files.size(); ++f) {
+    std::vector<ShardContents> parts;
+    for (const int rank : files[f]) parts.push_back(contents(rank));
+    viewed.push_back(
+        {shard_name(static_cast<int>(f), static_cast<int>(files.size())), joined(parts)});
+  }
+  return viewed;
 }
 
 void Save::begin_writing(std::unique_ptr<ShardSource> source) {

@@ -9,9 +9,11 @@
 #include <optional>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "checkpoint/file_group.hpp"
 #include "checkpoint/shard_source.hpp"
+#include "checkpoint/view.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"
 
@@ -45,7 +47,10 @@ class Save {
 
  private:
   void remove_temporary() noexcept;
+  /// This rank's part, and rank 0's view of all.
   void write(const ShardSource& source);
+  [[nodiscard]] ShardContents contents(int rank) const;
+  [[nodiscard]] std::vector<ViewedFile> viewed_files() const;
   /// Throws CommError where another rank is gone.
   void await_writing();
   /// Keeps what it throws for commit().
@@ -56,8 +61,8 @@ class Save {
   CheckpointOptions options_;
   CheckpointInfo info_;
   MemoryReport memory_;
+  layout::Layout layout_;  ///< a copy: the thread may outlive the optimizer
   FileGroup group_;
-  std::vector<ShardContents> contents_;  ///< of the group's ranks
   std::filesystem::path temporary_;
   bool keeps_temporary_ = false;
   std::optional<CheckpointFile> file_;  ///< where this rank writes one

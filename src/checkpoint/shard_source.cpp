@@ -58,18 +58,6 @@ void append(std::vector<IndexRow>& rows, const std::vector<IndexRow>& more) {
   }
 }
 
-ShardContents joined(const std::vector<const ShardSource*>& parts) {
-  ShardContents all = parts.front()->contents();
-  for (const ShardSource* part : parts | std::views::drop(1)) {
-    const ShardContents& more = part->contents();
-    append(all.rows, more.rows);
-    append(all.frozen_rows, more.frozen_rows);
-    for (std::size_t a = 0; a < all.arrays.size(); ++a)
-      all.arrays[a].elements += more.arrays[a].elements;
-  }
-  return all;
-}
-
 class LiveShard final : public ShardSource {
  public:
   LiveShard(const ShardedState& state, int rank, int size)
@@ -129,8 +117,22 @@ ShardContents contents_of(const layout::Layout& layout, const std::vector<std::s
   return contents;
 }
 
-JoinedShards::JoinedShards(std::vector<const ShardSource*> parts)
-    : ShardSource(joined(parts)), parts_(std::move(parts)) {}
+ShardContents joined(const std::vector<ShardContents>& parts) {
+  ShardContents all = parts.front();
+  for (const ShardContents& more : parts | std::views::drop(1)) {
+    append(all.rows, more.rows);
+    append(all.frozen_rows, more.frozen_rows);
+    for (std::size_t a = 0; a < all.arrays.size(); ++a)
+      all.arrays[a].elements += more.arrays[a].elements;
+  }
+  return all;
+}
+
+JoinedShards::JoinedShards(std::vector<const ShardSource*> parts) : parts_(std::move(parts)) {
+  std::vector<ShardContents> contents;
+  for (const ShardSource* part : parts_) contents.push_back(part->contents());
+  contents_ = joined(contents);
+}
 
 void JoinedShards::copy(std::size_t array, std::int64_t begin, std::span<float> to) const {
   for (const ShardSource* part : parts_) {

@@ -43,6 +43,9 @@ struct ShardContents {
 [[nodiscard]] ShardContents contents_of(const layout::Layout& layout,
                                         const std::vector<std::string>& states, int rank, int size);
 
+/// In each array the values of one part follow those of the part before.
+[[nodiscard]] ShardContents joined(const std::vector<ShardContents>& parts);
+
 class ShardSource {
  public:
   explicit ShardSource(ShardContents contents = {}) : contents_(std::move(contents)) {}
@@ -57,8 +60,7 @@ class ShardSource {
   ShardContents contents_;
 };
 
-/// Several sources as one: in each array the values of one follow those of the one before. They
-/// must outlive this.
+/// Several sources as one. They must outlive this.
 class JoinedShards final : public ShardSource {
  public:
   explicit JoinedShards(std::vector<const ShardSource*> parts);

@@ -54,17 +54,8 @@ std::int64_t value_bytes(const CheckpointInfo& info, const std::vector<std::stri
 }
 
 ValueReader::ValueReader(const OpenCheckpoint& checkpoint)
-    : checkpoint_(checkpoint), pieces_(checkpoint.info.parameters.size()) {
-  for (std::size_t f = 0; f < checkpoint.indices.size(); ++f) {
-    const ShardIndex& index = checkpoint.indices[f];
-    for (const auto* rows : {&index.rows, &index.frozen_rows}) {
-      for (const IndexRow& row : *rows)
-        pieces_[static_cast<std::size_t>(row.parameter)].push_back({row, f});
-    }
-  }
-  for (std::vector<Piece>& pieces : pieces_)
-    std::ranges::sort(pieces, {}, [](const Piece& piece) { return piece.row.offset; });
-}
+    : checkpoint_(checkpoint),
+      pieces_(pieces_by_parameter(checkpoint.info.parameters.size(), checkpoint.indices)) {}
 
 void ValueReader::read(std::size_t parameter, std::string_view state, std::int64_t offset,
                        std::span<float> values) {

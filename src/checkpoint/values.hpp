@@ -47,11 +47,6 @@ class ValueReader {
             std::span<float> values);
 
  private:
-  /// A row of a file's index.
-  struct Piece {
-    IndexRow row;
-    std::size_t file = 0;
-  };
   const File& open(std::size_t file);
 
   const OpenCheckpoint& checkpoint_;

@@ -2,20 +2,19 @@
 
 #include "checkpoint/contents.hpp"
 #include "checkpoint/manifest.hpp"
+#include "checkpoint/view.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix {
 namespace checkpoint {
 namespace {
 
-/// Each file by itself. Its index goes to `indices` where it is good.
-CheckpointVerdict::File verdict_on(const CheckpointInfo& info, const CheckpointFile& file,
-                                   std::vector<ShardIndex>& indices,
-                                   const std::function<void(std::int64_t)>& progress) {
-  CheckpointVerdict::File verdict{.name = file.name, .bytes = file.bytes};
+/// A file, or the view, by itself.
+CheckpointVerdict::File verdict_on(const std::string& name, std::int64_t bytes,
+                                   const std::function<void()>& verify) {
+  CheckpointVerdict::File verdict{.name = name, .bytes = bytes};
   try {
-    verify_file(info.directory, file, progress);
-    indices.push_back(read_index(info.directory, file));
+    verify();
   } catch (const CheckpointError& error) {
     verdict.damage = error.what();
   }
@@ -40,17 +39,26 @@ CheckpointVerdict verify_checkpoint(const std::filesystem::path& path,
     verdict.damage = error.what();
     return verdict;
   }
-  std::int64_t total = 0;
-  for (const CheckpointFile& file : open.info.files) total += file.bytes;
+  const CheckpointInfo& info = open.info;
+  std::int64_t total = info.view ? info.view->bytes : 0;
+  for (const CheckpointFile& file : info.files) total += file.bytes;
+  std::int64_t done = 0;
+  const auto add = [&](std::int64_t bytes) {
+    done += bytes;
+    if (progress) progress(done, total);
+  };
   std::int64_t before = 0;  // bytes of the files that are done
-  for (const CheckpointFile& file : open.info.files) {
-    std::int64_t done = before;
-    verdict.files.push_back(
-        checkpoint::verdict_on(open.info, file, open.indices, [&](std::int64_t bytes) {
-          done += bytes;
-          if (progress) progress(done, total);
-        }));
-    before += file.bytes;
+  for (const CheckpointFile& file : info.files) {
+    verdict.files.push_back(checkpoint::verdict_on(file.name, file.bytes, [&] {
+      checkpoint::verify_file(info.directory, file, add);
+      open.indices.push_back(checkpoint::read_index(info.directory, file));
+    }));
+    done = before += file.bytes;
+  }
+  if (info.view) {
+    verdict.files.push_back(checkpoint::verdict_on(info.view->name, info.view->bytes, [&] {
+      checkpoint::verify_view(info.directory, *info.view, add);
+    }));
   }
   if (!verdict.is_good()) return verdict;
   try {

@@ -43,10 +43,12 @@ std::string files_text(const CheckpointInfo& info) {
   for (const CheckpointFile& file : info.files) bytes += file.bytes;
   std::string text =
       entry("files", fmt::format("{}, {} together", info.files.size(), format_bytes(bytes)));
-  for (const CheckpointFile& file : info.files) {
-    text += fmt::format("  {:<32}{:>10}  xxh3-128 {}\n", file.name, format_bytes(file.bytes),
-                        file.xxh3_128);
-  }
+  const auto line = [](const auto& file) {
+    return fmt::format("  {:<32}{:>10}  xxh3-128 {}\n", file.name, format_bytes(file.bytes),
+                       file.xxh3_128);
+  };
+  for (const CheckpointFile& file : info.files) text += line(file);
+  if (info.view) text += entry("view", "for people; no load looks at it") + line(*info.view);
   return text;
 }
 
@@ -130,6 +132,10 @@ std::string report_json(const CheckpointInfo& info) {
             {"world_size", info.world_size},
             {"states", info.states},
             {"trainer_state", info.trainer_state}};
+  if (info.view) {
+    json["view"] = {
+        {"name", info.view->name}, {"bytes", info.view->bytes}, {"xxh3_128", info.view->xxh3_128}};
+  }
   json.update(lists_of(info));
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + '\n';
 }

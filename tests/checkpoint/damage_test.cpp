@@ -10,6 +10,7 @@
 
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/support.hpp"
+#include "checkpoint/view.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix {
@@ -162,17 +163,46 @@ TEST_F(DamageTest, IsFoundByVerifying) {
   const CheckpointVerdict good = verify_checkpoint(directory_.path(), progress);
   EXPECT_TRUE(good.is_good());
   EXPECT_EQ(good.directory, newest_);
-  EXPECT_EQ(std::ssize(good.files), runtime_.size());
+  EXPECT_EQ(std::ssize(good.files), runtime_.size() + 1) << "a file a rank, and the view";
   EXPECT_GT(total, 0);
   EXPECT_EQ(done, total);
   damage([&] { fs::resize_file(shard_, fs::file_size(shard_) - 1); });
   const CheckpointVerdict bad = verify_checkpoint(newest_);
   EXPECT_FALSE(bad.is_good());
-  EXPECT_NE(bad.files.back().damage.find(shard_.filename().string()), std::string::npos);
+  const auto last = static_cast<std::size_t>(runtime_.size() - 1);
+  EXPECT_NE(bad.files[last].damage.find(shard_.filename().string()), std::string::npos);
+  EXPECT_EQ(bad.files.back().damage, "") << "the view is as it was";
   for (int r = 0; r + 1 < runtime_.size(); ++r)
     EXPECT_EQ(bad.files[static_cast<std::size_t>(r)].damage, "");
   damage([&] { fs::remove_all(newest_); });
   EXPECT_TRUE(verify_checkpoint(directory_.path()).is_good());
+}
+
+TEST_F(DamageTest, OfTheViewIsFoundByVerifyingAndNoMatterToALoad) {
+  if (runtime_.rank() == 0) {
+    const Contents file(newest_ / checkpoint::view_name);
+    std::mt19937_64 random(7);
+    const auto expect_damage = [&](const std::string& bytes) {
+      file.put(bytes);
+      const CheckpointVerdict verdict = verify_checkpoint(newest_);
+      ASSERT_FALSE(verdict.is_good());
+      ASSERT_NE(verdict.files.back().damage.find("view.h5'"), std::string::npos);
+    };
+    for (int i = 0; i < 1000; ++i) {
+      std::string bad = file.good();
+      bad[random() % bad.size()] ^= static_cast<char>(1U << random() % 8);
+      expect_damage(bad);
+    }
+    expect_damage("");
+    expect_damage(file.good().substr(1));
+    expect_damage(file.good() + '\0');
+  }
+  ShardedOptimizer loaded(runtime_, testing::awkward_parameters(), testing::test_rule);
+  MPI_Barrier(MPI_COMM_WORLD);
+  EXPECT_EQ(checkpoints_.load(newest_, loaded), 2);
+  damage([&] { fs::remove(newest_ / checkpoint::view_name); });
+  EXPECT_NE(verify_checkpoint(newest_).files.back().damage.find("view.h5'"), std::string::npos);
+  EXPECT_EQ(checkpoints_.resume(loaded), 2);
 }
 
 TEST_F(DamageTest, AFileCutShort) {

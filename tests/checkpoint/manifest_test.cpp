@@ -42,6 +42,7 @@ CheckpointInfo example() {
                             {"/state/m1", 4120, 24},
                             {"/state/v", 4144, 20},
                             {"/frozen/value", 4164, 4}}}};
+  info.view = {.name = "view.h5", .bytes = 81920, .xxh3_128 = "11ff"};
   info.trainer_state = "any \"text\"";
   return info;
 }
@@ -58,10 +59,19 @@ TEST(Manifest, RestoresWhatWasWritten) {
   EXPECT_EQ(read.files[0].bytes, 4168);
   EXPECT_EQ(read.files[0].blocks, info.files[0].blocks);
   EXPECT_EQ(read.files[0].arrays[3].offset, 4120);
+  EXPECT_EQ(read.view.value().name, "view.h5");
+  EXPECT_EQ(read.view.value().bytes, 81920);
+  EXPECT_EQ(read.view.value().xxh3_128, "11ff");
   EXPECT_EQ(read.loss_scale, 4096.0);
   EXPECT_EQ(read.usable_steps, 7);
   EXPECT_EQ(read.trainer_state, info.trainer_state);
   EXPECT_EQ(manifest_text(read), manifest_text(info));
+}
+
+TEST(Manifest, NeedsNoView) {
+  CheckpointInfo info = example();
+  info.view.reset();
+  EXPECT_FALSE(parse_manifest(manifest_text(info), "x").view.has_value());
 }
 
 /// A manifest with the checksum that a writer with bad intentions would give it.
@@ -147,6 +157,16 @@ TEST(Manifest, RefusesWhatCannotBe) {
   expect_refused("/files/0/arrays/2/name", "/state/m2");
   expect_refused("/files/0/arrays/5/name", "/frozen/index");
   expect_refused("/files/0/arrays/4/offset", std::numeric_limits<std::int64_t>::max());
+  expect_refused("/view", nullptr);
+  expect_refused("/view", nlohmann::json::object());
+  expect_refused("/view/name", "../view.h5");
+  expect_refused("/view/name", ".view.h5");
+  expect_refused("/view/name", "");
+  expect_refused("/view/name", "shard-00000-of-00001.h5");
+  expect_refused("/view/bytes", -1);
+  expect_refused("/view/bytes", std::int64_t{1} << 60);
+  expect_refused("/view/bytes", "many");
+  expect_refused("/view/xxh3_128", 7);
   expect_refused("/states/0", "m7");
   expect_refused("/states/0", "m1");
   expect_refused("/parameters/0/shape", nlohmann::json::array({-1}));

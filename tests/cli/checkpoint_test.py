@@ -132,14 +132,14 @@ class Verify(Tools):
     def test_good_ones(self):
         for name, ranks in (("one", 1), ("three", 3)):
             text = self.tool("verify", self.originals / name)
-            self.assertEqual(text.count("  good\n"), ranks)
+            self.assertEqual(text.count("  good\n"), ranks + 1)  # and the view
             self.assertIn("all good", text)
             self.assertEqual(self.tool("verify", self.originals / name / "latest", "--quiet"), "")
             found = json.loads(self.tool("verify", self.originals / name, "--json"))
             self.assertTrue(found["good"])
             manifest = json.loads((self.originals / name / "latest" / "manifest.json").read_text())
             self.assertEqual([(file["name"], file["bytes"]) for file in found["checkpoints"][0]["files"]],
-                             [(file["name"], file["bytes"]) for file in manifest["files"]])
+                             [(file["name"], file["bytes"]) for file in [*manifest["files"], manifest["view"]]])
 
     def test_a_flipped_bit_in_each_region(self):
         file = json.loads((self.originals / "three/latest/manifest.json").read_text())["files"][2]
@@ -174,8 +174,15 @@ class Verify(Tools):
         self.assertEqual(result.returncode, 1)
         self.assertEqual(len(complaints(result)), 2)
         files = json.loads(result.stdout)["checkpoints"][0]["files"]
-        self.assertEqual([file["good"] for file in files], [False, False, True])
+        self.assertEqual([file["good"] for file in files], [False, False, True, True])
         self.assertIn(first.name, files[0]["damage"])
+
+    def test_the_view(self):
+        checkpoint = self.copy("three") / "latest"
+        flip_bit(checkpoint / "view.h5", 1000)
+        self.damaged(checkpoint, "view.h5", "checksum", "damaged")
+        (checkpoint / "view.h5").unlink()
+        self.damaged(checkpoint, "view.h5", "No such file")
 
     def test_the_manifest(self):
         checkpoint = self.copy("one") / "latest"
