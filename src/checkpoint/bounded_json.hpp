@@ -2,6 +2,7 @@
 
 /// JSON from elsewhere, of a manifest or another program's file.
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string_view>
 

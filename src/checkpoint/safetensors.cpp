@@ -54,10 +54,12 @@ const Json& member(const Json& entry, const std::string& tensor, const char* key
 
 SafetensorsType type_named(const std::string& name, const std::string& tensor) {
   const auto* found = std::ranges::find(safetensors_types, name, &SafetensorsType::name);
-  if (found == safetensors_types.end())
-    throw CheckpointError(
-        fmt::format("the tensor '{}' has the dtype '{}', which isn't known", tensor, name));
-  return *found;
+  if (found != safetensors_types.end()) return *found;
+  std::string known;
+  for (const SafetensorsType& type : safetensors_types) known += fmt::format(" {}", type.name);
+  throw CheckpointError(
+      fmt::format("the tensor '{}' has the dtype '{}', which isn't known; expected one of{}",
+                  tensor, name, known));
 }
 
 /// A list of integers, none negative.
