@@ -61,14 +61,12 @@ class Input {
   std::string_view rest_;
 };
 
-/// A directory of this process, in memory where the system has such a place.
+/// A directory of this process. libFuzzer ends without destructors: `run` cleans up behind it.
 class Scratch {
  public:
-  Scratch() {
-    const std::filesystem::path memory = "/dev/shm";
-    path_ =
-        (std::filesystem::is_directory(memory) ? memory : std::filesystem::temp_directory_path()) /
-        ("shardmix-fuzz-" + std::to_string(getpid()));
+  Scratch()
+      : path_(std::filesystem::temp_directory_path() /
+              ("shardmix-fuzz-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path_);
   }
   ~Scratch() {
