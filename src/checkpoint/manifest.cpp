@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "checkpoint/bounded_json.hpp"
 #include "checkpoint/files.hpp"
 #include "checkpoint/hashes.hpp"
 #include "checkpoint/shard_format.hpp"
@@ -26,7 +28,8 @@ constexpr int format_version = 1;
 constexpr std::int64_t most_manifest_bytes = std::int64_t{256} << 20;
 constexpr std::int64_t most_head_bytes = std::int64_t{1} << 30;
 constexpr std::int64_t most_file_bytes = std::int64_t{1} << 50;
-constexpr int deepest_json = 16;
+/// Of bytes or elements of a whole checkpoint.
+constexpr std::int64_t most_total = std::int64_t{1} << 56;
 /// Begins the line of the manifest's own checksum, which the object's end follows.
 constexpr std::string_view checksum_line = ",\n \"xxh3_128\": \"";
 constexpr std::string_view after_checksum = "\"\n}\n";
@@ -42,22 +45,23 @@ Json json_of(const MemoryReport& m) {
 }
 
 MemoryReport memory_from(const Json& json) {
-  return {.parameter = json.at("parameter"),
-          .gradient = json.at("gradient"),
-          .reduced_gradient = json.at("reduced_gradient"),
-          .master = json.at("master"),
-          .m1 = json.at("m1"),
-          .m2 = json.at("m2"),
-          .v = json.at("v")};
+  return {.parameter = integer_at(json, "parameter"),
+          .gradient = integer_at(json, "gradient"),
+          .reduced_gradient = integer_at(json, "reduced_gradient"),
+          .master = integer_at(json, "master"),
+          .m1 = integer_at(json, "m1"),
+          .m2 = integer_at(json, "m2"),
+          .v = integer_at(json, "v")};
 }
 
 CheckpointParameter parameter_from(const Json& json) {
   CheckpointParameter p{.name = json.at("name"),
-                        .shape = json.at("shape"),
+                        .shape = {},
                         .dtype = dtype_named(json.at("dtype").get<std::string>()),
                         .trainable = json.at("trainable")};
   std::int64_t elements = 1;
-  for (const std::int64_t extent : p.shape) {
+  for (const Json& number : json.at("shape")) {
+    const std::int64_t extent = p.shape.emplace_back(integer_of(number, "an extent of a shape"));
     if (extent < 0 || __builtin_mul_overflow(elements, extent, &elements)) {
       throw CheckpointError(fmt::format("the shape of parameter '{}' is impossible", p.name));
     }
@@ -109,9 +113,9 @@ void require_inside(const std::string& name) {
 
 CheckpointFile file_from(const Json& json) {
   CheckpointFile file{.name = json.at("name"),
-                      .bytes = json.at("bytes"),
+                      .bytes = integer_at(json, "bytes"),
                       .xxh3_128 = json.at("xxh3_128"),
-                      .head_bytes = json.at("head_bytes")};
+                      .head_bytes = integer_at(json, "head_bytes")};
   require_inside(file.name);
   require(file.head_bytes >= 0 && file.head_bytes <= most_head_bytes && file.head_bytes % 4 == 0 &&
               file.bytes >= file.head_bytes && file.bytes <= most_file_bytes,
@@ -121,14 +125,15 @@ CheckpointFile file_from(const Json& json) {
           fmt::format("there are {} checksums of blocks, but {} blocks", file.blocks.size(),
                       block_count(file.bytes, file.head_bytes)));
   for (const Json& a : json.at("arrays"))
-    file.arrays.push_back({.name = a.at("name"), .offset = a.at("offset"), .bytes = a.at("bytes")});
+    file.arrays.push_back(
+        {.name = a.at("name"), .offset = integer_at(a, "offset"), .bytes = integer_at(a, "bytes")});
   check_arrays(file);
   return file;
 }
 
 CheckpointView view_from(const Json& json) {
   CheckpointView view{
-      .name = json.at("name"), .bytes = json.at("bytes"), .xxh3_128 = json.at("xxh3_128")};
+      .name = json.at("name"), .bytes = integer_at(json, "bytes"), .xxh3_128 = json.at("xxh3_128")};
   require_inside(view.name);
   if (view.bytes < 0 || view.bytes > most_file_bytes)
     throw CheckpointError(fmt::format("the size of the view '{}' is impossible", view.name));
@@ -161,9 +166,28 @@ void require_distinct(const std::vector<T>& list, const char* what) {
   }
 }
 
+/// What reports add up stays far from overflows.
+void check_totals(const CheckpointInfo& info) {
+  const auto add = [](std::int64_t& sum, std::int64_t value, const char* what) {
+    if (value < 0 || value > most_total || (sum += value) > most_total)
+      throw CheckpointError(fmt::format("its {} are impossible", what));
+  };
+  std::int64_t elements = 0;
+  std::int64_t file_bytes = 0;
+  std::int64_t memory = 0;
+  for (const CheckpointParameter& p : info.parameters)
+    add(elements, p.elements(), "numbers of elements");
+  for (const CheckpointFile& f : info.files) add(file_bytes, f.bytes, "files' sizes");
+  for (const MemoryReport& m : info.memory) {
+    for (const std::int64_t bytes :
+         {m.parameter, m.gradient, m.reduced_gradient, m.master, m.m1, m.m2, m.v})
+      add(memory, bytes, "ranks' bytes of memory");
+  }
+}
+
 CheckpointInfo info_from(const Json& json) {
   if (json.at("format") != format_name) throw CheckpointError("it is not a manifest of shardmix");
-  if (const int version = json.at("format_version"); version != format_version) {
+  if (const std::int64_t version = integer_at(json, "format_version"); version != format_version) {
     throw CheckpointError(fmt::format("its format version is {}, but this program reads {}",
                                       version, format_version));
   }
@@ -172,11 +196,15 @@ CheckpointInfo info_from(const Json& json) {
   info.shardmix_version = json.at("shardmix_version");
   info.rule = json.at("rule");
   info.rule_json = json.at("hyper_parameters").dump();
-  info.clocks = {
-      .step = json.at("step"), .updates = json.at("updates"), .slow_step = json.at("slow_step")};
+  info.clocks = {.step = integer_at(json, "step"),
+                 .updates = integer_at(json, "updates"),
+                 .slow_step = integer_at(json, "slow_step")};
   info.loss_scale = json.value("loss_scale", 1.0);
-  if (json.contains("usable_steps")) info.usable_steps = json["usable_steps"].get<std::int64_t>();
-  info.world_size = json.at("world_size");
+  if (json.contains("usable_steps")) info.usable_steps = integer_at(json, "usable_steps");
+  const std::int64_t world_size = integer_at(json, "world_size");
+  if (world_size < 0 || world_size > std::numeric_limits<int>::max())
+    throw CheckpointError(fmt::format("its world_size is impossible: {}", world_size));
+  info.world_size = static_cast<int>(world_size);
   info.states = json.at("states");
   for (const std::string& s : info.states) {
     if (std::ranges::count(info.states, s) != 1 ||
@@ -198,6 +226,7 @@ CheckpointInfo info_from(const Json& json) {
   require_distinct(info.files, "file");
   if (info.view && std::ranges::count(info.files, info.view->name, &CheckpointFile::name) > 0)
     throw CheckpointError(fmt::format("the view '{}' is a file of the state too", info.view->name));
+  check_totals(info);
   const Clocks& c = info.clocks;
   if (c.slow_step < 0 || c.updates < c.slow_step || c.step < c.updates) {
     throw CheckpointError(
@@ -282,21 +311,12 @@ void check_checksum(const std::string& text) {
   }
 }
 
-/// Refuses what could exhaust the stack.
-Json parse_shallow(const std::string& text) {
-  return Json::parse(text, [](int depth, Json::parse_event_t, Json&) {
-    if (depth > deepest_json)
-      throw CheckpointError(fmt::format("it is nested more than {} deep", deepest_json));
-    return true;
-  });
-}
-
 }  // namespace
 
 CheckpointInfo parse_manifest(const std::string& text, const fs::path& directory) {
   try {
     check_checksum(text);
-    CheckpointInfo info = info_from(parse_shallow(text));
+    CheckpointInfo info = info_from(parse_bounded<Json>(text));
     info.directory = directory;
     return info;
   } catch (const std::exception& error) {

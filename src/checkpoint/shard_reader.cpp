@@ -134,7 +134,7 @@ void read_runs(const fs::path& directory, const CheckpointFile& file, const std:
   const File in = open_shard(path, file);
   in.read_ahead();
   Distributor distributor(runs);
-  std::vector<std::byte> buffer(static_cast<std::size_t>(unit + chunk_bytes));
+  std::vector<std::byte> buffer(static_cast<std::size_t>(unit + std::min(chunk_bytes, file.bytes)));
   std::size_t kept = 0;  // bytes at the buffer's beginning, from before
   for (std::int64_t b = 0; b < std::ssize(blocks); ++b) {
     if (!blocks[static_cast<std::size_t>(b)]) {
@@ -166,7 +166,7 @@ void verify_file(const fs::path& directory, const CheckpointFile& file,
   in.read_ahead();
   Hash whole;
   whole.begin(Hash::Width::bits128);
-  std::vector<std::byte> buffer(static_cast<std::size_t>(chunk_bytes));
+  std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(chunk_bytes, file.bytes)));
   for (std::int64_t b = 0; b < std::ssize(file.blocks); ++b) {
     Hash hash;
     const std::int64_t end = block_end(file, b);

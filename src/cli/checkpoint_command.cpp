@@ -5,6 +5,7 @@
 
 #include "cli/checkpoint_report.hpp"
 #include "cli/checkpoint_tools.hpp"
+#include "cli/safetensors_report.hpp"
 #include "cli/setters.hpp"
 #include "cli/suggest.hpp"
 #include "shardmix/checkpoints.hpp"
@@ -16,17 +17,20 @@ namespace {
 constexpr Tool inspect{.name = "inspect",
                        .help = R"(Usage: shardmix checkpoint inspect PATH [--json]
 
-Tells what a checkpoint holds. PATH is a checkpoint's directory, or a run's, for its newest one.
+Tells what a checkpoint holds. PATH is a checkpoint's directory, or a run's, for its newest one; or any
+program's FILE.safetensors, whose tensors it lists.
 
 {}
-Reads the manifest alone; shardmix checkpoint verify reads the rest.
+Reads the manifest alone; shardmix checkpoint verify reads the rest. Of a safetensors file it reads the
+header, compares it with the file's size, and refuses what isn't as the format demands.
 
 Examples:
   shardmix checkpoint inspect run
   shardmix checkpoint inspect run/step_000012000 --json
+  shardmix checkpoint inspect model.safetensors
 )",
                        .paths = 1,
-                       .needs = "a checkpoint's or a run's directory"};
+                       .needs = "a checkpoint's or a run's directory, or a safetensors file"};
 
 struct NamedTool {
   std::string_view name;
@@ -47,7 +51,13 @@ int inspect_tool(const Arguments& arguments) {
           flag("json", "print all of it, every parameter included, as one JSON object", json)}};
   const auto paths = read_paths(inspect, arguments, options);
   if (!paths) return 0;
-  const CheckpointInfo info = inspect_checkpoint(paths->front());
+  const std::filesystem::path path = paths->front();
+  if (path.extension() == ".safetensors" && !std::filesystem::is_directory(path)) {
+    const checkpoint::Safetensors file = checkpoint::read_safetensors(path);
+    print(json ? report_json(path, file) : report_text(path, file));
+    return 0;
+  }
+  const CheckpointInfo info = inspect_checkpoint(path);
   print(json ? report_json(info) : report_text(info));
   return 0;
 }
@@ -63,7 +73,7 @@ std::string checkpoint_help() {
 Work on checkpoints without MPI or a GPU. PATH, A and B are directories of checkpoints, or of runs, for
 the newest one of each.
 
-  inspect   tell what a checkpoint holds
+  inspect   tell what a checkpoint holds, or a safetensors file
   verify    read all of it and compare every checksum
   diff      tell what differs between two, whatever number of ranks wrote them
   export    write one file in HDF5 or safetensors that other programs read

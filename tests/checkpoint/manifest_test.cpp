@@ -117,6 +117,26 @@ TEST(Manifest, RefusesWhatIsNestedTooDeep) {
   EXPECT_NE(refusal(text).find("deep"), std::string::npos) << refusal(text).substr(0, 200);
 }
 
+/// The example with this for its hyper-parameters, signed.
+std::string with_hyper_parameters(const std::string& json) {
+  std::string text = manifest_text(example());
+  text.resize(text.rfind(",\n \"xxh3_128\""));
+  const std::size_t begin = text.find('{', text.find("\"hyper_parameters\""));
+  text.replace(begin, text.find('}', begin) + 1 - begin, json);
+  return text + ",\n \"xxh3_128\": \"" + digits128_of(text) + "\"\n}\n";
+}
+
+TEST(Manifest, RefusesWhatCouldMeanTwoThingsOrIsTooMuch) {
+  ASSERT_EQ(refusal(with_hyper_parameters(R"({"a":1,"b":{"a":1}})")), "accepted");
+  EXPECT_NE(refusal(with_hyper_parameters(R"({"a":1,"b":0,"a":1})")).find("'a' twice"),
+            std::string::npos);
+  EXPECT_NE(refusal(with_hyper_parameters("1e999")).find("beyond"), std::string::npos);
+  EXPECT_NE(refusal(with_hyper_parameters(std::string("1\0", 2))).find("zero"), std::string::npos);
+  std::string many = R"({"x":0)";
+  for (int i = 0; i < 1000; ++i) many += ",\"" + std::to_string(i) + "\":0";
+  EXPECT_NE(refusal(with_hyper_parameters(many + "}")).find("1000 members"), std::string::npos);
+}
+
 TEST(Manifest, RefusesWhatCannotBe) {
   ASSERT_EQ(refusal(signed_text(nlohmann::ordered_json::parse(manifest_text(example())))),
             "accepted");
@@ -131,6 +151,15 @@ TEST(Manifest, RefusesWhatCannotBe) {
   expect_refused("/format_version", 2);
   expect_refused("/step", "twelve");
   expect_refused("/step", -1);
+  expect_refused("/step", 12.5);
+  expect_refused("/step", 1e300);
+  expect_refused("/step", std::numeric_limits<std::uint64_t>::max());
+  expect_refused("/world_size", 1e300);
+  expect_refused("/world_size", std::int64_t{1} << 40);
+  expect_refused("/world_size", -1);
+  expect_refused("/memory/0/m1", 1e300);
+  expect_refused("/memory/0/m1", -1);
+  expect_refused("/memory/0/m1", std::numeric_limits<std::int64_t>::max());
   expect_refused("/updates", 13);
   expect_refused("/loss_scale", 0.5);
   expect_refused("/usable_steps", -1);
@@ -170,6 +199,9 @@ TEST(Manifest, RefusesWhatCannotBe) {
   expect_refused("/states/0", "m7");
   expect_refused("/states/0", "m1");
   expect_refused("/parameters/0/shape", nlohmann::json::array({-1}));
+  expect_refused("/parameters/0/shape", nlohmann::json::array({1e300}));
+  expect_refused("/parameters/0/shape", nlohmann::json::array({1LL << 60}));
+  expect_refused("/parameters/0/shape", nlohmann::json::array({1.5}));
   expect_refused("/parameters/0/shape", nlohmann::json::array({1LL << 40, 1LL << 40}));
   expect_refused("/parameters/0/dtype", "fp7");
   expect_refused("/parameters/1/name", "a/b \"c\"\n");

@@ -297,6 +297,27 @@ class Export(Tools):
                 self.assertEqual(tensors[tensor].shape, SHAPES[parameter])
                 numpy.testing.assert_allclose(tensors[tensor], expected(parameter, state), rtol=0 if state == "master" else 1e-6)
 
+    def test_inspect_shows_safetensors(self):
+        path = self.directory / "all.safetensors"
+        self.tool("export", self.originals / "three", "--output", path)
+        metadata, tensors = read_safetensors(path)
+        found = json.loads(self.tool("inspect", path, "--json"))
+        self.assertEqual((found["bytes"], found["metadata"]), (path.stat().st_size, metadata))
+        self.assertEqual({t["name"]: (t["dtype"], tuple(t["shape"]), t["bytes"]) for t in found["tensors"]},
+                         {name: ("F32", array.shape, array.nbytes) for name, array in tensors.items()})
+        data = path.read_bytes()
+        for tensor in found["tensors"]:
+            self.assertEqual(data[tensor["offset"] :][: tensor["bytes"]], tensors[tensor["name"]].tobytes())
+        text = self.tool("inspect", path)
+        for part in ("matrix.m1 +F32 +33 x 65 +8.38 KiB", "scalar +F32 +scalar +4 B", "rule ademamix", f"tensors +{len(tensors)}"):
+            self.assertRegex(text, part)
+        link = self.directory / "link.safetensors"
+        link.symlink_to(path)
+        self.assertEqual(json.loads(self.tool("inspect", link, "--json"))["tensors"], found["tensors"])
+        path.write_bytes(data[:-1])
+        self.tool("inspect", path, code=1, says="all.safetensors' can't be used.*cut short")
+        self.tool("inspect", self.directory / "none.safetensors", code=1, says="none.safetensors")
+
     def test_chosen_states(self):
         path = self.directory / "weights"
         found = json.loads(self.tool("export", self.originals / "three", "--output", path, "--format", "safetensors",

@@ -80,6 +80,8 @@ struct Number {
   Member<R, double> value;
   Range range;
 };
+template <class R>  // Clang before 17 deduces none of an aggregate
+Number(std::string_view, Member<R, double>, Range)->Number<R>;
 
 /// The length of a schedule of rule R, in slow steps: 0 for none, unset for the lr schedule's.
 template <class R>
@@ -87,6 +89,8 @@ struct Length {
   std::string_view name;
   Member<R, std::optional<std::int64_t>> steps;
 };
+template <class R>
+Length(std::string_view, Member<R, std::optional<std::int64_t>>) -> Length<R>;
 
 /// Specialised for each rule in its file:
 ///
