@@ -38,6 +38,7 @@ class Row:
     contestant: str
     threads: int
     rounds: list[float] = field(default_factory=list)
+    bounds: list[float] = field(default_factory=list)  # seconds that memory takes at least, where a round tells
     details: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
 
@@ -88,6 +89,7 @@ def attempt(row: Row, contestant: Contestant, figure: str, what: str) -> None:
     row.details |= details
     if what != "start":
         row.rounds.append(details[figure])
+        row.bounds += [details["bound_seconds"]] if details.get("bound_seconds") else []
         if not 0.6 < details.get("cores", row.threads) / row.threads < 1.1:
             say(f"  {row.contestant}: kept {details['cores']:.1f} cores busy with {row.threads} threads")
 
@@ -144,7 +146,7 @@ def in_words(rows: list[Row], packages: dict[str, str], options: argparse.Namesp
 
 def write_json(rows: list[Row], ratios: list[dict[str, Any]], unit: str, options: argparse.Namespace) -> None:
     results = [{"contestant": row.contestant, "threads": row.threads, "median": row.median, "rounds": row.rounds,
-                "details": row.details, "problem": row.problem} for row in rows]
+                "bounds": row.bounds, "details": row.details, "problem": row.problem} for row in rows]
     what = {"machine": machine(), "parameters": options.parameters, "steps": options.steps,
             "huge_pages_for_peers": options.huge_pages, "unit": unit}
     options.json.write_text(json.dumps(what | {"results": results, "ratios": ratios}, indent=1) + "\n")
