@@ -54,6 +54,7 @@ Trains a GPT on the bytes of a text with a sharded optimizer, and goes on where 
 Examples:
   shardmix train --text book.txt --steps 300
   mpirun -n 4 shardmix train --text book.txt --out run --steps 2000 --dtype bf16
+  mpirun -n 2 shardmix train --text book.txt --steps 2000 --switch-at 1000
   mpirun -n 2 shardmix train --text book.txt --out adam --optimizer adamw --steps 1000
   mpirun -n 2 shardmix train --text book.txt --out switched --resume adam --steps 2000 \
       --alpha 2 --alpha-steps 0 --beta3-steps 0

@@ -34,6 +34,23 @@ void require_whole_run(const TrainOptions& options) {
   require_at_least(1, "--log-every", options.log_every);
 }
 
+void require_switch(const TrainOptions& options) {
+  const RuleOptions& rule = options.rule;
+  if (rule.switch_at == 0) return;
+  if (rule.switch_at < 0 || rule.switch_at >= options.steps) {
+    throw ConfigError(
+        fmt::format("--switch-at must be below the {} of --steps, or 0 for no switch, but is {}",
+                    options.steps, rule.switch_at));
+  }
+  if (rule.switch_from == rule.name) {
+    throw ConfigError(fmt::format(
+        "--switch-at {} asks for a switch from {} to itself: choose another --optimizer or "
+        "--switch-from",
+        rule.switch_at, rule.name));
+  }
+  shardmix::validate(rule_before_switch(options));
+}
+
 void require_rule(const TrainOptions& options) {
   const RuleOptions& rule = options.rule;
   require_at_least(0, "--warmup", rule.warmup.value_or(0));
@@ -50,6 +67,7 @@ void require_rule(const TrainOptions& options) {
     throw ConfigError(
         fmt::format("--deadline must be above 0 seconds, but is {}", options.deadline));
   }
+  require_switch(options);
   shardmix::validate(rule_of(options));
 }
 

@@ -21,6 +21,10 @@ namespace shardmix::train {
 /// run's length; what the rule hasn't is of no effect.
 struct RuleOptions {
   std::string name = "ademamix";
+  /// The first so many steps are of `switch_from`; the schedules of alpha and beta3 count from
+  /// there. 0: none are.
+  std::int64_t switch_at = 0;
+  std::string switch_from = "adamw";
   /// Unset: the model's, which is that of AdamW and AdEMAMix; a tenth of it for Lion, and
   /// (1 - beta1) times it for Simplified-AdEMAMix.
   std::optional<double> lr = {};
@@ -101,14 +105,18 @@ void validate(const TrainOptions& options);
 /// The named size with the options' deviations.
 [[nodiscard]] ModelShape shape_of(const TrainOptions& options);
 
-/// The update rule with everything filled in.
+/// The update rule with everything filled in; with a switch, that of the steps after it.
 [[nodiscard]] Rule rule_of(const TrainOptions& options);
+/// That of the steps before the switch.
+[[nodiscard]] Rule rule_before_switch(const TrainOptions& options);
 
 /// The gradient norm to clip at, filled in.
 [[nodiscard]] double clip_of(const TrainOptions& options);
 
 /// The rule and all its hyper-parameters, in one line.
 [[nodiscard]] std::string describe(const Rule& rule);
+/// Of the whole run: with a switch, both.
+[[nodiscard]] std::string describe_rules(const TrainOptions& options);
 
 /// "bf16, master remainder, state full".
 [[nodiscard]] std::string describe_precision(const TrainOptions& options);

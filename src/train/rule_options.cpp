@@ -39,6 +39,11 @@ std::optional<Value> find(const std::array<Given<Value>, Count>& table, const Ru
   return found == table.end() ? std::nullopt : options.*found->value;
 }
 
+/// Steps of the rule after the switch, if there is one.
+std::int64_t own_steps(const TrainOptions& options) {
+  return options.steps - options.rule.switch_at;
+}
+
 /// Sets what was given, and the lengths of schedules.
 template <class R>
 void take(R& rule, const TrainOptions& options) {
@@ -47,7 +52,7 @@ void take(R& rule, const TrainOptions& options) {
     value = find(numbers, options.rule, number.name).value_or(value);
   }
   for (const auto& length : math::Spec<R>::lengths)
-    rule.*length.steps = find(lengths, options.rule, length.name).value_or(options.steps);
+    rule.*length.steps = find(lengths, options.rule, length.name).value_or(own_steps(options));
 }
 
 /// The model's lr is that of AdamW and AdEMAMix. Lion's step is larger, the sign in place of a
@@ -96,11 +101,18 @@ Rule rule_of(const TrainOptions& options) {
   std::visit([&](auto& r) { take(r, options); }, rule);
   if (auto* r = std::get_if<AdEMAMix>(&rule)) {
     r->alpha = chosen.alpha.value_or(model.alpha);
-    r->beta3 = chosen.beta3.value_or(auto_beta3(options.steps, r->beta1));
+    r->beta3 = chosen.beta3.value_or(auto_beta3(own_steps(options), r->beta1));
   }
   const double peak = chosen.lr.value_or(model.lr * lr_factor(rule));
   std::visit([&](auto& r) { r.lr = lr_schedule(chosen, peak, options.steps); }, rule);
   return rule;
+}
+
+Rule rule_before_switch(const TrainOptions& options) {
+  TrainOptions before = options;
+  before.rule.name = options.rule.switch_from;
+  before.rule.switch_at = 0;
+  return rule_of(before);
 }
 
 std::string describe(const Rule& rule) {
@@ -111,6 +123,13 @@ std::string describe(const Rule& rule) {
     text += fmt::format(", {} {}", words, describe(value));
   });
   return text;
+}
+
+std::string describe_rules(const TrainOptions& options) {
+  const std::string rule = describe(rule_of(options));
+  if (options.rule.switch_at == 0) return rule;
+  return fmt::format("{}; after step {} {}", describe(rule_before_switch(options)),
+                     options.rule.switch_at, rule);
 }
 
 }  // namespace shardmix::train

@@ -20,7 +20,7 @@ std::string shared_options(const TrainOptions& o) {
       "--steps {} --batch {} --micro-batch {} --seed {} --eval-every {} --eval-sequences {} "
       "--checkpoint-every {} --resume {} --context {}, rule {}",
       o.steps, o.batch, o.micro_batch.value_or(-1), o.seed, o.eval_every, o.eval_sequences,
-      o.checkpoint_every, o.resume, shape_of(o).context, describe(rule_of(o)));
+      o.checkpoint_every, o.resume, shape_of(o).context, describe_rules(o));
 }
 
 /// Collective. Ranks with different plans would wait for each other for ever.

@@ -65,7 +65,7 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
              .text_bytes = data_.bytes(),
              .text_hash = data_.hash(),
              .tokens = 0,
-             .rule = describe(optimizer_.rule()),
+             .rule = describe_rules(options),
              .precision = describe_precision(options)} {
   describe_run();
   take_up();
@@ -90,13 +90,21 @@ void TrainingRun::describe_run() const {
 void TrainingRun::take_up() {
   const Resumed resumed = resume(runtime_, options_, checkpoints_, optimizer_);
   step_ = saved_step_ = resumed.step;
+  // It was made, and loaded into, as the rule after the switch, which needs the most.
+  switches_ = step_ < options_.rule.switch_at;
+  if (switches_) optimizer_.switch_rule(rule_before_switch(options_));
   if (step_ == 0) {
     if (runtime_.is_root()) model_.write_initial_values(options_.seed);
     optimizer_.broadcast_parameters();
     return;
   }
   runtime_.log("resumed after step {}", step_);
-  if (!checkpoints_.load_note().empty()) runtime_.log("{}", checkpoints_.load_note());
+  const std::string& note = checkpoints_.load_note();
+  if (!note.empty() && !switches_) runtime_.log("{}", note);
+  if (note.empty() && switches_) {
+    runtime_.log("warning: the checkpoint is of {} already, but --switch-at is {}: until then {}",
+                 options_.rule.name, options_.rule.switch_at, options_.rule.switch_from);
+  }
   if (!resumed.stored) {
     runtime_.log(
         "warning: the checkpoint is of another trainer: its text, seed and batch are unknown");
@@ -122,6 +130,7 @@ int TrainingRun::run() {
     return 0;
   }
   while (step_ < options_.steps) {
+    if (switches_ && step_ == options_.rule.switch_at) switch_rule();
     StepResult result = do_step();
     if (is_due(options_.eval_every)) result.metrics.held_out_loss = held_out_loss();
     report(result.metrics);
@@ -131,6 +140,14 @@ int TrainingRun::run() {
   }
   save();
   return 0;
+}
+
+void TrainingRun::switch_rule() {
+  optimizer_.switch_rule(rule_of(options_));
+  switches_ = false;
+  if (runtime_.is_root()) progress_->interrupt();
+  runtime_.log("step {}: switched from {} to {}", step_, options_.rule.switch_from,
+               options_.rule.name);
 }
 
 bool TrainingRun::is_due(std::int64_t every) const noexcept {

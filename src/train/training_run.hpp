@@ -43,6 +43,7 @@ class TrainingRun {
   [[nodiscard]] LossSum backward_all(std::int64_t step);
   [[nodiscard]] std::optional<double> held_out_loss();
   void report(const StepMetrics& metrics);
+  void switch_rule();
   [[nodiscard]] bool is_due(std::int64_t every) const noexcept;
 
   /// A save that must succeed, and one that may fail.
@@ -65,6 +66,7 @@ class TrainingRun {
   Checkpoints checkpoints_;
   TrainerState state_;
   std::int64_t step_ = 0;         ///< steps done
+  bool switches_ = false;         ///< from one rule to another, later on
   std::int64_t saved_step_ = 0;   ///< steps done when the last checkpoint was written or read
   std::int64_t saving_step_ = 0;  ///< the same of the one that is being written
   std::chrono::steady_clock::time_point save_began_;

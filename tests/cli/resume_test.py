@@ -92,6 +92,33 @@ class Resume(TrainCase):
         info = self.inspect("both")
         self.assertEqual((info["step"], info["updates"], info["slow_step"]), (20, 20, 10))
 
+    def test_a_switch_in_the_run_has_the_same_bits_wherever_it_was_left(self):
+        plan = ["--steps", "12", "--switch-at", "6", "--checkpoint-every", "2", "--keep-last", "0"]
+        said = self.train("whole", *plan, ranks=2).stderr
+        self.assertIn("step 6: switched from adamw to ademamix", said)
+        lines = self.metrics("whole")
+        self.assertEqual([line.get("alpha", 0) > 0 for line in lines], [False] * 6 + [True] * 6)
+        info = self.inspect("whole")
+        self.assertEqual((info["rule"], info["step"], info["updates"], info["slow_step"]), ("ademamix", 12, 12, 6))
+        self.assertEqual(self.inspect("whole/step_000000006")["rule"], "adamw")
+        for left, ranks in ((2, 1), (6, 4), (8, 1)):
+            name = f"left-{left}"
+            said = self.train(name, *plan, "--resume", self.directory / "whole" / f"step_{left:09}", ranks=ranks).stderr
+            self.assertNotIn("warning", said)
+            result = run("checkpoint", "diff", self.directory / "whole", self.directory / name)
+            self.assertEqual(result.returncode, 0, result.stdout)
+            self.assertEqual(self.losses(name), self.losses("whole")[left:])
+        # The steps before are AdamW's.
+        self.train("adamw", *plan[:2], "--optimizer", "adamw", ranks=2)
+        self.assertEqual(self.losses("adamw")[:6], self.losses("whole")[:6])
+
+    def test_a_switch_that_makes_no_sense_is_refused(self):
+        for more, says in ((["--switch-at", "20"], "below the 20"), (["--switch-at", "-1"], "but is -1"),
+                           (["--switch-at", "5", "--optimizer", "adamw"], "from adamw to itself")):
+            result = run(*self.arguments("no", "--steps", "20", *more))
+            self.assertEqual((result.returncode, len(complaints(result))), (2, 1), result.stderr)
+            self.assertIn(says, result.stderr)
+
     def test_another_text_seed_or_batch_is_a_warning(self):
         self.train("run", "--steps", "2")
         self.text.write_text(self.text.read_text() + "one more line\n")
