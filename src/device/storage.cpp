@@ -34,6 +34,27 @@ float scale_for(std::span<const float> values, Moment moment) {
                                                                               : scale;
 }
 
+template <int N>
+void read_some_weights(const UpdateArrays& arrays, std::int64_t begin, float* to) noexcept {
+  std::array<float, N> buffer;
+  const float* weights = load_weights<N>(arrays, begin, buffer.data());
+  std::copy_n(weights, N, to);
+}
+
+template <int N>
+void write_some_weights(const UpdateArrays& arrays, std::int64_t begin,
+                        const float* from) noexcept {
+  constexpr auto halves = [] {  // of the random bits: the nearest
+    std::array<std::uint32_t, N> all{};
+    all.fill(0x80000000u);
+    return all;
+  }();
+  std::array<float, N> buffer;
+  float* weights = load_weights<N>(arrays, begin, buffer.data());
+  std::copy_n(from, N, weights);
+  store_weights<N>(arrays, begin, weights, halves.data());
+}
+
 }  // namespace
 
 float load_value(DType dtype, const void* from, std::int64_t i) noexcept {
@@ -52,18 +73,18 @@ void store_value(DType dtype, void* to, std::int64_t i, float value) noexcept {
 
 void read_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
                   float* to) noexcept {
-  for (std::int64_t i = 0; i < count; ++i) to[i] = *load_weights<1>(arrays, begin + i, to + i);
+  std::int64_t i = 0;
+  for (; i + block_elements <= count; i += block_elements)
+    read_some_weights<block_elements>(arrays, begin + i, to + i);
+  for (; i < count; ++i) read_some_weights<1>(arrays, begin + i, to + i);
 }
 
 void write_weights(const UpdateArrays& arrays, std::int64_t begin, std::int64_t count,
                    const float* from) noexcept {
-  constexpr std::uint32_t half = 0x80000000u;  // of the random bits: the nearest
-  for (std::int64_t i = 0; i < count; ++i) {
-    float buffer = 0.0f;
-    float* weight = load_weights<1>(arrays, begin + i, &buffer);
-    *weight = from[i];
-    store_weights<1>(arrays, begin + i, weight, &half);
-  }
+  std::int64_t i = 0;
+  for (; i + block_elements <= count; i += block_elements)
+    write_some_weights<block_elements>(arrays, begin + i, from + i);
+  for (; i < count; ++i) write_some_weights<1>(arrays, begin + i, from + i);
 }
 
 void read_state(const UpdateArrays& arrays, Moment moment, std::int64_t begin, std::int64_t count,
