@@ -323,7 +323,7 @@ def test_room(scratch, stride, table):
 
 TESTS = {"kill": (test_kill, 96, "kill -9 within a save"), "errors": (test_errors, 13, "operations that fail"),
          "limit": (test_limit, 8, "a limit on the size of files"), "power": (test_power, 3, "losses of power"),
-         "again": (test_again, 4, "losses of power after a save that failed"), "room": (test_room, 4, "a small file system")}
+         "again": (test_again, 13, "losses of power after a save that failed"), "room": (test_room, 4, "a small file system")}
 
 
 def main():
