@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "checkpoint/file_group.hpp"
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/shard_writer.hpp"
@@ -78,9 +79,11 @@ std::vector<std::vector<ShardContents>> files_of(const CheckpointInfo& info,
                                                  const ReshardOptions& options) {
   const layout::Layout layout = layout_of(info, options.bucket_elements);
   std::vector<std::vector<ShardContents>> files;
-  for (int rank = 0; rank < options.ranks; ++rank) {
-    if (rank % options.ranks_per_file == 0) files.emplace_back();
-    files.back().push_back(contents_of(layout, info.states, rank, options.ranks));
+  for (const std::vector<int>& ranks : ranks_of_files(
+           {.ranks = options.ranks, .local_size = options.ranks}, options.ranks_per_file)) {
+    files.emplace_back();
+    for (const int rank : ranks)
+      files.back().push_back(contents_of(layout, info.states, rank, options.ranks));
   }
   return files;
 }

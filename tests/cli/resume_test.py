@@ -114,7 +114,10 @@ class Resume(TrainCase):
 
     def test_a_switch_that_makes_no_sense_is_refused(self):
         for more, says in ((["--switch-at", "20"], "below the 20"), (["--switch-at", "-1"], "but is -1"),
-                           (["--switch-at", "5", "--optimizer", "adamw"], "from adamw to itself")):
+                           (["--switch-at", "5", "--optimizer", "adamw"], "from adamw to itself"),
+                           (["--switch-at", "5", "--switch-from", "lion"], "ademamix needs v"),
+                           (["--switch-at", "5", "--switch-from", "ademamix", "--optimizer", "adamw"], "a state that adamw drops"),
+                           (["--switch-at", "5", "--switch-from", "simplified-ademamix"], "--switch-at: ")):
             result = run(*self.arguments("no", "--steps", "20", *more))
             self.assertEqual((result.returncode, len(complaints(result))), (2, 1), result.stderr)
             self.assertIn(says, result.stderr)
