@@ -165,6 +165,11 @@ class ShardedOptimizer {
   /// micro-batches.
   [[nodiscard]] TensorView gradient(std::string_view name);
 
+  /// Copies a view's values to or from the host, wherever the view lies, in the view's dtype and
+  /// behind what was queued for it. Local.
+  void read(const TensorView& view, void* to) const;
+  void write(const TensorView& view, const void* from);
+
   /// Makes rank `root`'s parameters everyone's and starts the master weights from them. Call it
   /// once after the initial values are written; loading a checkpoint replaces it.
   void broadcast_parameters(int root = 0);

@@ -96,6 +96,7 @@ fs::path Checkpoints::save(ShardedOptimizer& optimizer, std::string_view trainer
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
+  from.device.synchronize();
   const auto save = impl_->begin(from, trainer_state);
   save->begin_writing(
       checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()));
@@ -106,6 +107,7 @@ void Checkpoints::begin_save(ShardedOptimizer& optimizer, std::string_view train
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
+  from.device.synchronize();
   impl_->save = impl_->begin(from, trainer_state);
   from.reader = impl_->save->begin_writing(
       checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()),

@@ -271,6 +271,7 @@ std::string load(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkp
   const std::vector<State> states = states_to_load(optimizer.state, info);
   optimizer.wait_all();
   optimizer.await_readers();
+  optimizer.device.synchronize();
   const bool m2_begins =
       optimizer.state.has(State::m2) && std::ranges::find(states, State::m2) == states.end();
   if (m2_begins) {  // drop what it holds: new memory is zero

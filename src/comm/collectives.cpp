@@ -1,6 +1,8 @@
 #include "comm/collectives.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <numeric>
 
 #include "comm/agree.hpp"
@@ -43,6 +45,21 @@ device::Buffer Collectives::allocate(std::int64_t bytes) {
 
 void Collectives::discard(std::byte* memory, std::int64_t bytes) {
   device_.discard(memory, static_cast<std::size_t>(bytes));
+}
+
+void Collectives::add_up(device::SquareSum* sum) {
+  wait_for_device();
+  device::SquareSum here;
+  device_.copy(&here, sum, sizeof here);
+  std::array<std::int64_t, device::square_sum_values> values{};
+  std::memcpy(values.data(), &here, sizeof here);
+  all_reduce_sum(values);
+  device_.copy(sum, values.data(), sizeof here);
+}
+
+void Collectives::wait_for_device(bool (device::Device::*is_done)()) {
+  if ((device_.*is_done)()) return;
+  group_.watch().wait("the device", [&] { return (device_.*is_done)(); });
 }
 
 void Collectives::all_reduce_sum(std::span<std::int64_t> values) {

@@ -106,6 +106,12 @@ class Collectives {
   [[nodiscard]] virtual std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket,
                                                              Written written) = 0;
 
+  /// Queues the sum over the ranks of one in memory of the device.
+  virtual void add_up(device::SquareSum* sum);
+
+  /// Waits until all that is queued on the device is done, or another thing that it can tell.
+  virtual void wait_for_device(bool (device::Device::*is_done)() = &device::Device::is_idle);
+
   void all_reduce_sum(std::span<std::int64_t> values);
   void all_reduce_min(std::span<std::int64_t> values);
   void all_reduce_max(std::span<std::int64_t> values);

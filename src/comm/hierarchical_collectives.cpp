@@ -114,7 +114,7 @@ class NodeSums final : public Operation {
   bool advance() override {
     messages_.begin();
     if (!all_posted_) {
-      all_posted_ = collectives_.memory().all_reached(&NodeCounters::posted, number_);
+      all_posted_ = collectives_.memory().all_reached(Mark::posted, number_);
       if (!all_posted_) return false;
     }
     for (; next_work_ < work_.size(); ++next_work_) {
@@ -179,14 +179,14 @@ class HierarchicalReduction final : public Reduction {
   HierarchicalReduction(HierarchicalCollectives& collectives, const SlicedBucket& bucket,
                         std::int64_t number)
       : collectives_(collectives), sums_(std::make_shared<NodeSums>(collectives, bucket, number)) {
-    collectives.memory().own().posted.store(number, std::memory_order_release);
+    collectives.memory().reach(Mark::posted, number);
     collectives.progress().start(sums_);
   }
 
   ~HierarchicalReduction() override {
     if (!collectives_.progress().leave(*sums_)) return;
     collectives_.staging().give(std::move(sums_->staging));
-    collectives_.memory().own().finished.fetch_add(1, std::memory_order_release);
+    collectives_.memory().advance(Mark::finished, 1);
   }
 
   bool ready() override { return collectives_.progress().poll(*sums_); }
@@ -230,10 +230,9 @@ class NodeCopies final : public Operation {
     const bool is_sent = sends_.done();
     if (!has_arrived) return false;
     // In the order of gathers, which the counter can't leave.
-    std::atomic<std::int64_t>& written = collectives_.memory().own().written;
-    if (written.load(std::memory_order_relaxed) == number_ - 1)
-      written.store(number_, std::memory_order_release);
-    return is_sent && written.load(std::memory_order_relaxed) >= number_;
+    NodeMemory& memory = collectives_.memory();
+    if (memory.reached(Mark::written) == number_ - 1) memory.reach(Mark::written, number_);
+    return is_sent && memory.reached(Mark::written) >= number_;
   }
 
  private:
@@ -257,9 +256,7 @@ class HierarchicalGather final : public Gather {
 
   void wait() override {
     collectives_.progress().wait(*copies_, "the other nodes' new parameters");
-    collectives_.group().watch().wait("the node's new parameters", [&] {
-      return collectives_.memory().all_reached(&NodeCounters::written, number_);
-    });
+    collectives_.memory().await(Mark::written, number_, "the node's new parameters");
   }
 
  private:

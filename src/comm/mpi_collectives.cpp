@@ -24,6 +24,7 @@ class Exchange final : public Operation {
   [[nodiscard]] Messages& messages() noexcept { return messages_; }
 
   device::Buffer staging;  ///< what the messages arrive in, if not in a bucket
+  device::Buffer mirror;   ///< of the bucket, where MPI can't reach that
 
  private:
   Messages messages_;
@@ -49,13 +50,38 @@ class MpiCollectives final : public Collectives {
     return std::make_shared<Exchange>(communicator_);
   }
   [[nodiscard]] Staging& staging() noexcept { return staging_; }
+  [[nodiscard]] device::Device& memory() const noexcept { return device(); }
+
+  /// The bucket where MPI reaches it: in `mirror`, if hosts can't address the device's memory.
+  [[nodiscard]] SlicedBucket reachable(const SlicedBucket& bucket, device::Buffer& mirror) {
+    if (device().is_host()) return bucket;
+    mirror = staging_.take(bucket.cuts.back());
+    SlicedBucket on_host = bucket;
+    on_host.data = mirror.data();
+    return on_host;
+  }
   [[nodiscard]] Progress& progress() noexcept { return progress_; }
+  /// The rank is done with an exchange.
+  void leave(Exchange& exchange) {
+    if (!progress_.leave(exchange)) return;
+    for (device::Buffer* memory : {&exchange.staging, &exchange.mirror}) {
+      if (memory->bytes() > 0) staging_.give(std::move(*memory));
+    }
+  }
 
  private:
   MPI_Comm communicator_;
   Staging staging_;
   Progress progress_;
 };
+
+/// Copies the slices of ranks [begin, end).
+void copy(device::Device& device, const SlicedBucket& to, const SlicedBucket& from, int begin,
+          int end) {
+  const auto bytes =
+      from.cuts[static_cast<std::size_t>(end)] - from.cuts[static_cast<std::size_t>(begin)];
+  if (bytes > 0) device.copy(to.slice(begin), from.slice(begin), static_cast<std::size_t>(bytes));
+}
 
 /// Every rank sends each peer the peer's slice, and receives its own slice from each.
 class MpiReduction final : public Reduction {
@@ -68,6 +94,11 @@ class MpiReduction final : public Reduction {
     exchange_->staging = collectives.staging().take(own * (size - 1));
     arrays_.resize(static_cast<std::size_t>(size));
     arrays_[static_cast<std::size_t>(rank)] = bucket.slice(rank);
+    const SlicedBucket from = collectives.reachable(bucket, exchange_->mirror);
+    if (from.data != bucket.data) {
+      collectives.memory().synchronize();
+      copy(collectives.memory(), from, bucket, 0, size);
+    }
     Messages& messages = exchange_->messages();
     std::byte* next = exchange_->staging.data();
     for_each_peer(rank, size, [&](int peer) {
@@ -75,16 +106,12 @@ class MpiReduction final : public Reduction {
       arrays_[static_cast<std::size_t>(peer)] = next;
       next += own;
     });
-    for_each_peer(rank, size, [&](int peer) {
-      messages.send(bucket.slice(peer), bucket.slice_bytes(peer), peer);
-    });
+    for_each_peer(rank, size,
+                  [&](int peer) { messages.send(from.slice(peer), from.slice_bytes(peer), peer); });
     collectives.progress().start(exchange_);
   }
 
-  ~MpiReduction() override {
-    if (collectives_.progress().leave(*exchange_))
-      collectives_.staging().give(std::move(exchange_->staging));
-  }
+  ~MpiReduction() override { collectives_.leave(*exchange_); }
 
   bool ready() override { return collectives_.progress().poll(*exchange_); }
 
@@ -103,25 +130,42 @@ class MpiReduction final : public Reduction {
 class MpiGather final : public Gather {
  public:
   MpiGather(MpiCollectives& collectives, const SlicedBucket& bucket)
-      : collectives_(collectives), exchange_(collectives.exchange()) {
+      : collectives_(collectives),
+        bucket_(bucket),
+        exchange_(collectives.exchange()),
+        reachable_(collectives.reachable(bucket, exchange_->mirror)) {
     const int rank = collectives.rank();
+    if (is_mirrored()) {
+      collectives.memory().synchronize();
+      copy(collectives.memory(), reachable_, bucket, rank, rank + 1);
+    }
     Messages& messages = exchange_->messages();
     for_each_peer(rank, collectives.size(), [&](int peer) {
-      messages.receive(bucket.slice(peer), bucket.slice_bytes(peer), peer);
+      messages.receive(reachable_.slice(peer), bucket.slice_bytes(peer), peer);
     });
     for_each_peer(rank, collectives.size(), [&](int peer) {
-      messages.send(bucket.slice(rank), bucket.slice_bytes(rank), peer);
+      messages.send(reachable_.slice(rank), bucket.slice_bytes(rank), peer);
     });
     collectives.progress().start(exchange_);
   }
 
-  ~MpiGather() override { collectives_.progress().leave(*exchange_); }
+  ~MpiGather() override { collectives_.leave(*exchange_); }
 
-  void wait() override { collectives_.progress().wait(*exchange_, "the peers' new parameters"); }
+  void wait() override {
+    collectives_.progress().wait(*exchange_, "the peers' new parameters");
+    if (!is_mirrored()) return;
+    const int rank = collectives_.rank();
+    copy(collectives_.memory(), bucket_, reachable_, 0, rank);
+    copy(collectives_.memory(), bucket_, reachable_, rank + 1, collectives_.size());
+  }
 
  private:
+  [[nodiscard]] bool is_mirrored() const noexcept { return reachable_.data != bucket_.data; }
+
   MpiCollectives& collectives_;
+  SlicedBucket bucket_;
   std::shared_ptr<Exchange> exchange_;
+  SlicedBucket reachable_;
 };
 
 std::unique_ptr<Reduction> MpiCollectives::begin_reduce(const SlicedBucket& bucket) {

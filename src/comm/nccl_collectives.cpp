@@ -1,24 +1,24 @@
-#include <cuda_runtime.h>
 #include <fmt/format.h>
 #include <nccl.h>
 
+#include "comm/cuda_calls.hpp"
+#include "comm/staging.hpp"
 #include "comm/transports.hpp"
 #include "shardmix/error.hpp"
 
 // The same schedule as over MPI: NCCL moves the slices between GPUs, and the device's kernel adds
-// them in our order.
+// them in our order. NCCL has a stream of its own, so that a bucket travels while others are added
+// or updated; the two streams wait for each other through events, and the host for neither.
 
 namespace shardmix::comm {
 namespace {
 
-void check(cudaError_t status, const char* call) {
-  if (status != cudaSuccess)
-    throw CommError(fmt::format("{} failed: {}", call, cudaGetErrorString(status)));
-}
-
 class NcclCollectives final : public Collectives {
  public:
-  NcclCollectives(Group& group, device::Device& device) : Collectives(group, device) {
+  NcclCollectives(Group& group, device::Device& device)
+      : Collectives(group, device),
+        work_(static_cast<cudaStream_t>(device.queue())),
+        staging_(device, device::MemoryKind::device) {
     ncclUniqueId id{};
     if (rank() == 0) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
     broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
@@ -32,9 +32,9 @@ class NcclCollectives final : public Collectives {
   }
 
   ~NcclCollectives() override {
-    if (stream_ != nullptr) cudaStreamDestroy(stream_);
     if (communicator_ != nullptr)
       ncclCommAbort(communicator_);  // Destroy may wait for ranks that are gone
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
   std::string_view name() const noexcept override { return "nccl"; }
@@ -42,41 +42,60 @@ class NcclCollectives final : public Collectives {
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
   std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
 
-  [[nodiscard]] device::Buffer staging(std::int64_t bytes) const { return {device(), bytes}; }
+  void add_up(device::SquareSum* sum) override {
+    group().watch().enter();
+    const CudaEvent done = exchange([&] {
+      require(ncclAllReduce(sum, sum, device::square_sum_values, ncclInt64, ncclSum, communicator_,
+                            stream_),
+              "ncclAllReduce");
+      settle("ncclAllReduce");
+    });
+    done.hold(work_);
+  }
+
+  void wait_for_device(bool (device::Device::*is_done)()) override {
+    group().watch().wait("the GPU", [&] {
+      (void)state("an exchange between the GPUs");
+      return (device().*is_done)();
+    });
+  }
+
+  [[nodiscard]] Staging& staging() noexcept { return staging_; }
+  [[nodiscard]] cudaStream_t work() const noexcept { return work_; }
 
   /// Sends and receives as one group: calls `exchange(send, receive)`, each of (address, bytes,
-  /// peer).
+  /// peer). Behind what the device has queued; the event tells when it is done.
   template <class Exchange>
-  void group_calls(const Exchange& exchange) {
-    require(ncclGroupStart(), "ncclGroupStart");
-    exchange(
-        [&](const std::byte* data, std::int64_t bytes, int to) {
-          require(ncclSend(data, static_cast<std::size_t>(bytes), ncclUint8, to, communicator_,
-                           stream_),
-                  "ncclSend");
-        },
-        [&](std::byte* data, std::int64_t bytes, int from) {
-          require(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, from, communicator_,
-                           stream_),
-                  "ncclRecv");
-        });
-    require(ncclGroupEnd(), "ncclGroupEnd");
-    settle("ncclGroupEnd");
-  }
-
-  /// Whether all groups so far are done.
-  [[nodiscard]] bool is_idle() const {
-    const cudaError_t status = cudaStreamQuery(stream_);
-    if (status != cudaErrorNotReady) check(status, "cudaStreamQuery");
-    (void)state("an exchange between the GPUs");
-    return status == cudaSuccess;
-  }
-
-  void wait() {
-    group().watch().wait("an exchange between the GPUs", [&] { return is_idle(); });
+  [[nodiscard]] CudaEvent group_calls(const Exchange& calls) {
+    return exchange([&] {
+      require(ncclGroupStart(), "ncclGroupStart");
+      calls(
+          [&](const std::byte* data, std::int64_t bytes, int to) {
+            require(ncclSend(data, static_cast<std::size_t>(bytes), ncclUint8, to, communicator_,
+                             stream_),
+                    "ncclSend");
+          },
+          [&](std::byte* data, std::int64_t bytes, int from) {
+            require(ncclRecv(data, static_cast<std::size_t>(bytes), ncclUint8, from, communicator_,
+                             stream_),
+                    "ncclRecv");
+          });
+      require(ncclGroupEnd(), "ncclGroupEnd");
+      settle("ncclGroupEnd");
+    });
   }
 
  private:
+  template <class Begin>
+  [[nodiscard]] CudaEvent exchange(const Begin& begin) {
+    CudaEvent event;
+    event.record(work_);
+    event.hold(stream_);
+    begin();
+    event.record(stream_);
+    return event;
+  }
+
   void require(ncclResult_t status, const char* call) const {
     if (status != ncclSuccess && status != ncclInProgress) {
       throw CommError(
@@ -96,21 +115,41 @@ class NcclCollectives final : public Collectives {
     return result;
   }
 
+  cudaStream_t work_;              ///< the device's
+  cudaStream_t stream_ = nullptr;  ///< NCCL's
   ncclComm_t communicator_ = nullptr;
-  cudaStream_t stream_ = nullptr;
+  Staging staging_;
 };
 
 class NcclReduction final : public Reduction {
  public:
   NcclReduction(NcclCollectives& collectives, const SlicedBucket& bucket)
-      : collectives_(collectives), dtype_(bucket.dtype) {
-    const int rank = collectives.rank();
-    const int size = collectives.size();
+      : collectives_(collectives),
+        dtype_(bucket.dtype),
+        arrays_(static_cast<std::size_t>(collectives.size())),
+        staging_(collectives.staging().take(bucket.slice_bytes(collectives.rank()) *
+                                            (collectives.size() - 1))),
+        done_(exchange(bucket)) {}
+
+  /// Who reads the arrays has been queued: later arrivals wait for that.
+  ~NcclReduction() override {
+    if (staging_.bytes() > 0) collectives_.staging().give(std::move(staging_));
+  }
+
+  bool ready() override { return true; }
+
+  Contributions contributions() override {
+    done_.hold(collectives_.work());
+    return {.arrays = arrays_, .dtype = dtype_};
+  }
+
+ private:
+  [[nodiscard]] CudaEvent exchange(const SlicedBucket& bucket) {
+    const int rank = collectives_.rank();
+    const int size = collectives_.size();
     const std::int64_t own = bucket.slice_bytes(rank);
-    staging_ = collectives.staging(own * (size - 1));
-    arrays_.resize(static_cast<std::size_t>(size));
     arrays_[static_cast<std::size_t>(rank)] = bucket.slice(rank);
-    collectives.group_calls([&](const auto& send, const auto& receive) {
+    return collectives_.group_calls([&](const auto& send, const auto& receive) {
       std::byte* next = staging_.data();
       for (int distance = 1; distance < size; ++distance) {
         const int peer = (rank + distance) % size;
@@ -122,37 +161,31 @@ class NcclReduction final : public Reduction {
     });
   }
 
-  bool ready() override { return collectives_.is_idle(); }
-
-  Contributions contributions() override {
-    collectives_.wait();
-    return {.arrays = arrays_, .dtype = dtype_};
-  }
-
- private:
   NcclCollectives& collectives_;
   DType dtype_;
-  device::Buffer staging_;
   std::vector<const void*> arrays_;
+  device::Buffer staging_;
+  CudaEvent done_;
 };
 
 class NcclGather final : public Gather {
  public:
-  NcclGather(NcclCollectives& collectives, const SlicedBucket& bucket) : collectives_(collectives) {
-    const int rank = collectives.rank();
-    collectives.group_calls([&](const auto& send, const auto& receive) {
-      for (int distance = 1; distance < collectives.size(); ++distance) {
-        const int peer = (rank + distance) % collectives.size();
-        receive(bucket.slice(peer), bucket.slice_bytes(peer), peer);
-        send(bucket.slice(rank), bucket.slice_bytes(rank), peer);
-      }
-    });
-  }
+  NcclGather(NcclCollectives& collectives, const SlicedBucket& bucket)
+      : collectives_(collectives),
+        done_(collectives.group_calls([&](const auto& send, const auto& receive) {
+          const int rank = collectives.rank();
+          for (int distance = 1; distance < collectives.size(); ++distance) {
+            const int peer = (rank + distance) % collectives.size();
+            receive(bucket.slice(peer), bucket.slice_bytes(peer), peer);
+            send(bucket.slice(rank), bucket.slice_bytes(rank), peer);
+          }
+        })) {}
 
-  void wait() override { collectives_.wait(); }
+  void wait() override { done_.hold(collectives_.work()); }
 
  private:
   NcclCollectives& collectives_;
+  CudaEvent done_;
 };
 
 std::unique_ptr<Reduction> NcclCollectives::begin_reduce(const SlicedBucket& bucket) {

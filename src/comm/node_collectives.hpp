@@ -11,15 +11,14 @@ namespace shardmix::comm {
 class NodeCollectives : public Collectives {
  public:
   NodeCollectives(Group& group, device::Device& device)
-      : Collectives(group, device), memory_(*this) {}
+      : Collectives(group, device), memory_(*this, device.is_host() ? nullptr : &device) {}
 
   device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   bool is_read(std::int64_t reductions) override {
-    return memory_.all_reached(&NodeCounters::finished, reductions);
+    return memory_.all_reached(Mark::finished, reductions);
   }
   void wait_until_read(std::int64_t reductions) override {
-    group().watch().wait("the node to read this rank's gradients",
-                         [&] { return is_read(reductions); });
+    memory_.await(Mark::finished, reductions, "the node to read this rank's gradients");
   }
   void discard(std::byte* memory, std::int64_t bytes) override {
     NodeMemory::discard(memory, bytes);
@@ -42,7 +41,8 @@ class NodeCollectives : public Collectives {
   [[nodiscard]] std::int64_t publish(const SlicedBucket& bucket, Written written) {
     if (written == Written::here) {
       for (std::byte* copy : copies(bucket))
-        std::copy_n(bucket.slice(rank()), bucket.slice_bytes(rank()), copy);
+        device().queue_copy(copy, bucket.slice(rank()),
+                            static_cast<std::size_t>(bucket.slice_bytes(rank())));
     }
     return ++gathers_;
   }

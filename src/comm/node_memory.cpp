@@ -49,11 +49,25 @@ std::byte* map_file(int descriptor, std::int64_t bytes) {
 
 }  // namespace
 
-NodeMemory::NodeMemory(Collectives& collectives) : collectives_(collectives) {
+NodeMemory::NodeMemory(Collectives& collectives, device::Device* gpu)
+    : collectives_(collectives), gpu_(gpu) {
   for (std::byte* memory : map(sizeof(NodeCounters)))
     counters_.push_back(reinterpret_cast<NodeCounters*>(memory));
   new (counters_[own_rank()]) NodeCounters;
-  collectives_.barrier();
+  if (gpu == nullptr) {
+    collectives_.barrier();
+    return;
+  }
+  std::string marks;
+  agreed(collectives_, [&] {
+    share_ = share_device(*gpu);
+    marks = share_->export_marks();
+  });
+  const std::vector<std::string> all = collectives_.all_gather(marks);
+  agreed(collectives_, [&] {
+    for (std::size_t r = 0; r < counters_.size(); ++r)
+      if (r != own_rank()) share_->open_marks(all[first_rank() + r]);
+  });
 }
 
 NodeMemory::~NodeMemory() {
@@ -64,6 +78,10 @@ NodeMemory::~NodeMemory() {
 
 std::size_t NodeMemory::own_rank() const noexcept {
   return static_cast<std::size_t>(collectives_.group().topology().local_rank);
+}
+
+std::size_t NodeMemory::first_rank() const noexcept {
+  return static_cast<std::size_t>(collectives_.rank()) - own_rank();
 }
 
 /// Every rank makes its part, and then opens its neighbours'.
@@ -81,11 +99,10 @@ std::vector<std::byte*> NodeMemory::map(std::int64_t bytes) {
     views[own_rank()] = map_file(descriptor, bytes);
   });
   const auto paths = collectives_.all_gather(fmt::format("/proc/{}/fd/{}", getpid(), descriptor));
-  const int first = collectives_.rank() - topology.local_rank;  // of a regular topology
   agreed(collectives_, [&] {
     for (std::size_t r = 0; r < views.size(); ++r) {
       if (r == own_rank()) continue;
-      const std::string& path = paths[static_cast<std::size_t>(first) + r];
+      const std::string& path = paths[first_rank() + r];
       const File peer(open(path.c_str(), O_RDWR | O_CLOEXEC));
       if (peer.descriptor() < 0) fail("open " + path);
       views[r] = map_file(peer.descriptor(), bytes);
@@ -98,14 +115,38 @@ void NodeMemory::unmap(const std::vector<std::byte*>& views, std::int64_t bytes)
   for (std::byte* memory : views) munmap(memory, static_cast<std::size_t>(bytes));
 }
 
+std::vector<std::byte*> NodeMemory::open_peers(std::byte* own) {
+  std::vector<std::byte*> views(counters_.size(), nullptr);
+  std::string name;
+  agreed(collectives_, [&] { name = share_->export_memory(own); });
+  const std::vector<std::string> names = collectives_.all_gather(name);
+  agreed(collectives_, [&] {
+    for (std::size_t r = 0; r < views.size(); ++r)
+      views[r] = r == own_rank() ? own : share_->open_memory(names[first_rank() + r]);
+  });
+  return views;
+}
+
+void NodeMemory::close_peers(const std::vector<std::byte*>& views) noexcept {
+  for (std::size_t r = 0; r < views.size(); ++r)
+    if (r != own_rank()) share_->close_memory(views[r]);
+}
+
 device::Buffer NodeMemory::allocate(std::int64_t bytes) {
   if (bytes == 0) return {};
-  const std::vector<std::byte*> views = map(bytes);
+  const bool is_shared = share_ != nullptr;
+  device::Buffer memory;
+  if (is_shared) agreed(collectives_, [&] { memory = device::Buffer(*gpu_, bytes); });
+  const std::vector<std::byte*> views = is_shared ? open_peers(memory.data()) : map(bytes);
   std::byte* own = views[own_rank()];
   mapped_[own + bytes] = views;
-  return {own, bytes, [this, own, bytes] {
+  return {own, bytes,
+          [this, own, bytes, kept = std::make_shared<device::Buffer>(std::move(memory))] {
             const auto found = mapped_.find(own + bytes);
-            unmap(found->second, bytes);
+            if (share_)
+              close_peers(found->second);
+            else
+              unmap(found->second, bytes);
             mapped_.erase(found);
           }};
 }
@@ -125,11 +166,29 @@ std::vector<std::byte*> NodeMemory::views(std::byte* own, std::int64_t bytes) co
   return places;
 }
 
-bool NodeMemory::all_reached(std::atomic<std::int64_t> NodeCounters::*counter,
-                             std::int64_t count) const noexcept {
-  return std::ranges::all_of(counters_, [&](const NodeCounters* c) {
-    return (c->*counter).load(std::memory_order_acquire) >= count;
+void NodeMemory::advance(Mark mark, std::int64_t count) {
+  if (share_) share_->set(mark);
+  counters_[own_rank()]->of(mark).fetch_add(count, std::memory_order_release);
+}
+
+void NodeMemory::reach(Mark mark, std::int64_t count) {
+  if (share_) share_->set(mark);
+  counters_[own_rank()]->of(mark).store(count, std::memory_order_release);
+}
+
+std::int64_t NodeMemory::reached(Mark mark) const noexcept {
+  return counters_[own_rank()]->of(mark).load(std::memory_order_relaxed);
+}
+
+bool NodeMemory::all_reached(Mark mark, std::int64_t count) const noexcept {
+  return std::ranges::all_of(counters_, [&](NodeCounters* c) {
+    return c->of(mark).load(std::memory_order_acquire) >= count;
   });
+}
+
+void NodeMemory::await(Mark mark, std::int64_t count, std::string_view what) {
+  collectives_.group().watch().wait(what, [&] { return all_reached(mark, count); });
+  if (share_) share_->wait_for(mark);
 }
 
 }  // namespace shardmix::comm

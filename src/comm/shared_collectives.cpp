@@ -1,3 +1,4 @@
+#include "comm/agree.hpp"
 #include "comm/node_collectives.hpp"
 #include "comm/progress.hpp"
 #include "comm/transports.hpp"
@@ -9,14 +10,25 @@ class SharedCollectives final : public NodeCollectives {
  public:
   SharedCollectives(Group& group, device::Device& device)
       : NodeCollectives(group, device),
-        progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
+        progress_(group.watch(), group.allows_threads() && group.size() > 1) {
+    if (device.is_host()) return;
+    parts_ = memory().allocate(2 * std::int64_t{sizeof(device::SquareSum)});
+    agreed(*this, [&] {
+      all_parts_ = device::Buffer(device, group.size() * std::int64_t{sizeof(device::SquareSum)});
+    });
+  }
 
   std::string_view name() const noexcept override { return "shared"; }
   bool reads_in_place() const noexcept override { return true; }
   std::unique_ptr<Reduction> begin_reduce(const SlicedBucket& bucket) override;
   std::unique_ptr<Gather> begin_gather(const SlicedBucket& bucket, Written written) override;
+  void add_up(device::SquareSum* sum) override;
 
  private:
+  // On GPUs: this rank's part of a sum (two of them, in turn), and all ranks'.
+  device::Buffer parts_;
+  device::Buffer all_parts_;
+  std::int64_t sums_ = 0;
   Progress progress_;  ///< of no operation: it answers other ranks while this one computes
 };
 
@@ -29,19 +41,15 @@ class SharedReduction final : public Reduction {
          collectives.memory().views(bucket.slice(rank), bucket.slice_bytes(rank))) {
       arrays_.push_back(place);
     }
-    collectives.memory().own().posted.store(number, std::memory_order_release);
+    collectives.memory().reach(Mark::posted, number);
   }
 
-  ~SharedReduction() override {
-    collectives_.memory().own().finished.fetch_add(1, std::memory_order_release);
-  }
+  ~SharedReduction() override { collectives_.memory().advance(Mark::finished, 1); }
 
-  bool ready() override {
-    return collectives_.memory().all_reached(&NodeCounters::posted, number_);
-  }
+  bool ready() override { return collectives_.memory().all_reached(Mark::posted, number_); }
 
   Contributions contributions() override {
-    collectives_.group().watch().wait("the peers' gradients", [&] { return ready(); });
+    collectives_.memory().await(Mark::posted, number_, "the peers' gradients");
     return {.arrays = arrays_, .dtype = dtype_};
   }
 
@@ -56,13 +64,11 @@ class SharedGather final : public Gather {
  public:
   SharedGather(SharedCollectives& collectives, std::int64_t number)
       : collectives_(collectives), number_(number) {
-    collectives.memory().own().written.store(number, std::memory_order_release);
+    collectives.memory().reach(Mark::written, number);
   }
 
   void wait() override {
-    collectives_.group().watch().wait("the peers' new parameters", [&] {
-      return collectives_.memory().all_reached(&NodeCounters::written, number_);
-    });
+    collectives_.memory().await(Mark::written, number_, "the peers' new parameters");
   }
 
  private:
@@ -79,6 +85,25 @@ std::unique_ptr<Gather> SharedCollectives::begin_gather(const SlicedBucket& buck
                                                         Written written) {
   group().watch().enter();
   return std::make_unique<SharedGather>(*this, publish(bucket, written));
+}
+
+/// Every rank puts its part where the others read it. Nobody still reads what was there two sums
+/// ago: to begin the last one all had read it.
+void SharedCollectives::add_up(device::SquareSum* sum) {
+  if (device().is_host()) {
+    NodeCollectives::add_up(sum);
+    return;
+  }
+  group().watch().enter();
+  constexpr std::size_t bytes = sizeof *sum;
+  auto* part = parts_.as<device::SquareSum>() + ++sums_ % 2;
+  device().queue_copy(part, sum, bytes);
+  memory().reach(Mark::summed, sums_);
+  memory().await(Mark::summed, sums_, "the peers' part of a sum");
+  auto* next = all_parts_.as<device::SquareSum>();
+  for (const std::byte* place : memory().views(reinterpret_cast<std::byte*>(part), bytes))
+    device().queue_copy(next++, place, bytes);
+  device().add_sums(all_parts_.as<device::SquareSum>(), size(), sum);
 }
 
 }  // namespace

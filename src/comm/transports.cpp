@@ -11,15 +11,17 @@ namespace {
 
 std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_gpu) {
   const Topology& topology = group.topology();
-  if (is_gpu) return has_nccl() ? nccl_collectives(group, device) : mpi_collectives(group, device);
+  const auto anywhere = is_gpu && has_nccl() ? nccl_collectives : mpi_collectives;
   const bool has_neighbours = topology.local_size > 1 && topology.regular;
-  if (!has_neighbours) return mpi_collectives(group, device);
+  if (!has_neighbours || (is_gpu && topology.nodes > 1)) return anywhere(group, device);
   try {
     return topology.nodes == 1 ? shared_collectives(group, device)
                                : hierarchical_collectives(group, device);
-  } catch (const CommError& error) {  // the same on all ranks
-    if (group.rank() == 0) fmt::print(stderr, "warning: {}, and is used\n", error.what());
-    return mpi_collectives(group, device);
+  } catch (const Error& error) {  // the same on all ranks
+    auto other = anywhere(group, device);
+    if (group.rank() == 0)
+      fmt::print(stderr, "warning: {}; {} is used\n", error.what(), other->name());
+    return other;
   }
 }
 
@@ -36,7 +38,7 @@ std::unique_ptr<Collectives> make_collectives(std::string_view name, Group& grou
   if (name == "auto") return best(group, device, is_gpu);
   if (name == "mpi") return mpi_collectives(group, device);
   if (name == "shared") {
-    require(topology.nodes == 1 && !is_gpu, "one node and hosts");
+    require(topology.nodes == 1, "one node");
     return shared_collectives(group, device);
   }
   if (name == "hierarchical") {

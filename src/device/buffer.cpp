@@ -14,11 +14,11 @@ void keep_memory() noexcept {
   keeps_memory = true;
 }
 
-Buffer::Buffer(Device& device, std::int64_t bytes) : bytes_(bytes) {
+Buffer::Buffer(Device& device, std::int64_t bytes, MemoryKind kind) : bytes_(bytes) {
   if (bytes == 0) return;
   const auto size = static_cast<std::size_t>(bytes);
-  data_ = static_cast<std::byte*>(device.allocate(size));
-  release_ = [&device, data = data_, size] { device.release(data, size); };
+  data_ = static_cast<std::byte*>(device.allocate(size, kind));
+  release_ = [&device, data = data_, size, kind] { device.release(data, size, kind); };
 }
 
 Buffer::Buffer(std::byte* data, std::int64_t bytes, std::function<void()> release) noexcept

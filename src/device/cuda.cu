@@ -1,15 +1,19 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "device/block_reduce.hpp"
 #include "device/block_update.hpp"
+#include "device/decision.hpp"
 #include "shardmix/error.hpp"
 
-// The simplest right device: managed memory, which MPI and the host can address too, and one launch
-// a task.
+// Work is queued on one stream, and the host waits for it in synchronize() alone. What a kernel
+// needs beside its arrays comes with the launch.
 
 namespace shardmix::device {
 namespace {
@@ -41,25 +45,38 @@ __device__ std::uint32_t warp_largest(std::uint32_t value) {
   return __reduce_max_sync(0xFFFFFFFFu, value);
 }
 
-/// A run of the task with its kernel.
+/// A run of a task with its kernel.
 template <class Kernel>
 struct Run {
-  std::int64_t end;  ///< in blocks
-  Kernel kernel;
+  std::int64_t end = 0;  ///< in blocks
+  Kernel kernel = {};
 };
 
-/// One launch for all runs: a warp looks up the run of each of its blocks.
+/// What one launch works on.
+inline constexpr int most_runs = 32;
+template <class Kernel>
+struct UpdateLaunch {
+  UpdateArrays arrays;
+  std::int64_t begin = 0;  ///< in blocks
+  std::int64_t end = 0;
+  Run<Kernel> runs[most_runs] = {};
+  const UpdateControl* control = nullptr;
+};
+
+/// A warp looks up the run of each of its blocks.
 template <class Kernel, StateStorage State>
 __global__ void __launch_bounds__(threads_per_block)
-    update_kernel(UpdateArrays a, const Run<Kernel>* runs, std::int64_t blocks,
-                  const UpdateControl* control) {
-  if (control->skip != 0) return;
-  const float scale = control->gradient_scale;
+    update_kernel(const __grid_constant__ UpdateLaunch<Kernel> launch) {
+  if (launch.control->skip != 0) return;
+  const float scale = launch.control->gradient_scale;
+  const UpdateArrays& a = launch.arrays;
   const int first = static_cast<int>(threadIdx.x % lanes) * own;
   const bool rounds = rounds_parameters(a);
-  for (std::int64_t block = warp_number(); block < blocks; block += warp_count()) {
-    const Run<Kernel>* run = runs;
-    while (block >= run->end) ++run;
+  int r = 0;
+  for (std::int64_t block = launch.begin + warp_number(); block < launch.end;
+       block += warp_count()) {
+    while (block >= launch.runs[r].end) ++r;
+    const Kernel& kernel = launch.runs[r].kernel;
     const std::int64_t begin = block * block_elements + first;
     const std::int64_t number = a.first_block + block;
     alignas(16) float g_buffer[own];
@@ -68,9 +85,9 @@ __global__ void __launch_bounds__(threads_per_block)
     float* theta = load_weights<own>(a, begin, theta_buffer);
     States<own, State> states;
     if constexpr (State == StateStorage::full) {
-      states.update(run->kernel, a, begin, scale, g, theta);
+      states.update(kernel, a, begin, scale, g, theta);
     } else {
-      math::Largest largest = states.update(run->kernel, a, begin, scale, g, theta);
+      math::Largest largest = states.update(kernel, a, begin, scale, g, theta);
       largest = {warp_largest(largest.m1), warp_largest(largest.m2), warp_largest(largest.v)};
       states.store(a, begin, largest, math::block_key(a.random.state, number), first);
     }
@@ -83,19 +100,31 @@ __global__ void __launch_bounds__(threads_per_block)
   }
 }
 
-/// The addresses of the partial sums follow those of the sources.
+/// Sources that come with the launch; the addresses of partial sums follow.
+inline constexpr int most_launched_sources = 64;
+struct ReduceLaunch {
+  DType dtype;
+  int sources;
+  int partials;
+  std::int64_t blocks;
+  float* sum;
+  double* block_squares;
+  const void* const* table = nullptr;  ///< null: `at`
+  const void* at[most_launched_sources] = {};
+};
+
 __global__ void __launch_bounds__(threads_per_block)
-    reduce_kernel(DType dtype, const void* const* sources, int count, int partials,
-                  std::int64_t blocks, float* sum, double* block_squares) {
+    reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
+  const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
   const int lane = static_cast<int>(threadIdx.x % lanes);
-  for (std::int64_t block = warp_number(); block < blocks; block += warp_count()) {
+  for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
     const std::int64_t begin = block * block_elements + lane * own;
     alignas(16) float total[own];
-    sum_tree<own>(dtype, sources, count, begin, total);
-    add_partials<own>(reinterpret_cast<const float* const*>(sources + count), partials, begin,
-                      total);
-    if (sum != nullptr) copy<own>(total, sum + begin);
-    if (block_squares == nullptr) continue;
+    sum_tree<own>(launch.dtype, sources, launch.sources, begin, total);
+    add_partials<own>(reinterpret_cast<const float* const*>(sources + launch.sources),
+                      launch.partials, begin, total);
+    if (launch.sum != nullptr) copy<own>(total, launch.sum + begin);
+    if (launch.block_squares == nullptr) continue;
     double columns[own];
     for_each<own>([&](int i) {
       columns[i] = static_cast<double>(total[i]) * static_cast<double>(total[i]);
@@ -107,8 +136,59 @@ __global__ void __launch_bounds__(threads_per_block)
       squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
     const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
     if (lane == 0)
-      block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
+      launch.block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
   }
+}
+
+using Digit = unsigned long long;  // what atomics add; int64 wraps alike
+
+/// Adds to `*sum`. Each group of threads adds up its own first.
+__global__ void __launch_bounds__(threads_per_block)
+    sum_squares_kernel(const double* block_squares, std::int64_t blocks, Digit* sum) {
+  __shared__ Digit own_sum[square_sum_values];
+  if (threadIdx.x < square_sum_values) own_sum[threadIdx.x] = 0;
+  __syncthreads();
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < blocks; i += stride) {
+    if (is_usable_square(block_squares[i])) {
+      math::ExactSum::split(block_squares[i], [&](int digit, std::uint64_t part) {
+        atomicAdd(&own_sum[digit], static_cast<Digit>(part));
+      });
+    } else {
+      atomicAdd(&own_sum[math::ExactSum::digits], Digit{1});
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < square_sum_values) atomicAdd(&sum[threadIdx.x], own_sum[threadIdx.x]);
+}
+
+/// A thread a value.
+__global__ void add_sums_kernel(const std::int64_t* sums, std::int64_t count, std::int64_t* total) {
+  std::int64_t all = 0;
+  for (std::int64_t i = 0; i < count; ++i) all += sums[i * square_sum_values + threadIdx.x];
+  total[threadIdx.x] = all;
+}
+
+__global__ void decide_kernel(DecideTask task) {
+  *task.copy = *task.control = decision(task);
+}
+
+/// A thread moves 16 bytes at a time; `mask` is 0, which the compiler doesn't know.
+__global__ void __launch_bounds__(threads_per_block)
+    stream_kernel(uint4* data, std::int64_t count, bool written, unsigned mask, unsigned* sink) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  unsigned all = 0;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    uint4 words = data[i];
+    if (written) {
+      data[i] = {words.x ^ mask, words.y ^ mask, words.z ^ mask, words.w ^ mask};
+    } else {
+      all |= words.x | words.y | words.z | words.w;
+    }
+  }
+  if (!written && all == mask + 1) *sink = all;
 }
 
 class CudaDevice final : public Device {
@@ -125,26 +205,49 @@ class CudaDevice final : public Device {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
     name_ = properties.name;
-    resident_blocks_ = properties.multiProcessorCount *
-                       (properties.maxThreadsPerMultiProcessor / threads_per_block);
-    check(cudaMallocManaged(&sources_, (largest_group + most_partials) * sizeof(void*)),
-          "cudaMallocManaged");
+    multiprocessors_ = properties.multiProcessorCount;
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    for (cudaEvent_t* event : {&event_, &decided_})
+      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   }
 
   ~CudaDevice() override {
-    cudaFree(sources_);
-    cudaFree(runs_);
+    cudaStreamSynchronize(stream_);
+    cudaFree(table_);
+    cudaFree(sink_);
+    cudaEventDestroy(decided_);
+    cudaEventDestroy(event_);
+    cudaStreamDestroy(stream_);
   }
 
-  void* allocate(std::size_t bytes) override {
+  void* allocate(std::size_t bytes, MemoryKind kind) override {
     void* memory = nullptr;
-    check(cudaMallocManaged(&memory, bytes), "cudaMallocManaged");
-    check(cudaMemset(memory, 0, bytes), "cudaMemset");
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    if (kind == MemoryKind::host) {
+      check(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc");
+      std::memset(memory, 0, bytes);
+      return memory;
+    }
+    if (const cudaError_t status = cudaMalloc(&memory, bytes); status != cudaSuccess) {
+      (void)cudaGetLastError();  // forgotten: others fit
+      std::size_t free = 0;
+      std::size_t all = 0;
+      cudaMemGetInfo(&free, &all);
+      throw DeviceError("GPU " + std::to_string(device_) + " has no " + std::to_string(bytes) +
+                        " bytes to give (" + std::to_string(free) + " of " + std::to_string(all) +
+                        " are free): " + cudaGetErrorString(status) +
+                        "; shard over more ranks, or keep less (state compact, shorter dtypes)");
+    }
+    zero(memory, bytes);
+    synchronize();
     return memory;
   }
 
-  void release(void* memory, std::size_t /*bytes*/) noexcept override { cudaFree(memory); }
+  void release(void* memory, std::size_t /*bytes*/, MemoryKind kind) noexcept override {
+    if (kind == MemoryKind::host)
+      cudaFreeHost(memory);
+    else
+      cudaFree(memory);
+  }
 
   void discard(std::byte* /*memory*/, std::size_t /*bytes*/) override {
     throw DeviceError("sharded gradients (shard_gradients) are there on hosts alone");
@@ -152,14 +255,35 @@ class CudaDevice final : public Device {
 
   void reduce(const ReduceTask& task) override {
     if (task.elements == 0) return;
-    if (task.sources.size() > largest_group)
-      throw DeviceError("the CUDA reduction takes at most 65536 ranks");
-    const void** next = std::ranges::copy(task.sources, sources_).out;
-    std::ranges::copy(task.partials, next);
-    const std::int64_t blocks = task.elements / block_elements;
-    launch(&reduce_kernel, blocks, task.dtype, const_cast<const void* const*>(sources_),
-           static_cast<int>(task.sources.size()), static_cast<int>(task.partials.size()), blocks,
-           task.sum, task.block_squares);
+    ReduceLaunch launch{.dtype = task.dtype,
+                        .sources = static_cast<int>(task.sources.size()),
+                        .partials = static_cast<int>(task.partials.size()),
+                        .blocks = task.elements / block_elements,
+                        .sum = task.sum,
+                        .block_squares = task.block_squares};
+    const std::size_t addresses = task.sources.size() + task.partials.size();
+    std::vector<const void*> many(addresses > most_launched_sources ? addresses : 0);
+    const void** to = many.empty() ? launch.at : many.data();
+    std::ranges::copy(task.partials, std::ranges::copy(task.sources, to).out);
+    if (!many.empty()) launch.table = on_device(many);
+    this->launch(&reduce_kernel, warps_for(launch.blocks), launch);
+  }
+
+  void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) override {
+    zero(sum, sizeof *sum);
+    if (blocks == 0) return;
+    launch(&sum_squares_kernel, (blocks + threads_per_block - 1) / threads_per_block, block_squares,
+           blocks, reinterpret_cast<Digit*>(sum));
+  }
+
+  void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) override {
+    launch_one(&add_sums_kernel, square_sum_values, reinterpret_cast<const std::int64_t*>(sums),
+               count, reinterpret_cast<std::int64_t*>(total));
+  }
+
+  void decide(const DecideTask& task) override {
+    launch_one(&decide_kernel, 1, task);
+    check(cudaEventRecord(decided_, stream_), "cudaEventRecord");
   }
 
   void update(const UpdateTask& task) override {
@@ -168,83 +292,136 @@ class CudaDevice final : public Device {
                task.runs.front().kernel);
   }
 
-  void stream(const StreamTask& task) override;
+  void stream(const StreamTask& task) override {
+    if (sink_ == nullptr) check(cudaMalloc(&sink_, sizeof(unsigned)), "cudaMalloc");
+    for (const StreamArray& a : task.arrays) {
+      const std::int64_t count = task.blocks * a.bytes_per_block / std::int64_t{sizeof(uint4)};
+      launch(&stream_kernel, warps_for(task.blocks), reinterpret_cast<uint4*>(a.data), count,
+             a.written, 0u, sink_);
+    }
+  }
+
+  void zero(void* memory, std::size_t bytes) override {
+    if (bytes > 0) check(cudaMemsetAsync(memory, 0, bytes, stream_), "cudaMemsetAsync");
+  }
+
+  void queue_copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
+  }
+
+  bool is_idle() override { return is_done(cudaStreamQuery(stream_), "cudaStreamQuery"); }
+  bool is_decided() override { return is_done(cudaEventQuery(decided_), "cudaEventQuery"); }
+
+  void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes == 0) return;
+    check(cudaSetDevice(device_), "cudaSetDevice");  // of this thread
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudaStreamPerThread),
+          "cudaMemcpyAsync");
+    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
+  }
+
+  bool is_host() const noexcept override { return false; }
+  void* queue() const noexcept override { return stream_; }
+  void set_trainer_queue(void* stream) override { trainer_ = static_cast<cudaStream_t>(stream); }
+  void follow_trainer() override { order(trainer_, stream_); }
+  void lead_trainer() override { order(stream_, trainer_); }
 
   std::string description() const override {
     return name_ + " (GPU " + std::to_string(device_) + ")";
   }
 
  private:
-  static constexpr std::size_t largest_group = 65536;
-  static constexpr std::size_t most_partials = 64;  // 2^64 micro-batches
+  static bool is_done(cudaError_t status, const char* call) {
+    if (status != cudaErrorNotReady) check(status, call);
+    return status == cudaSuccess;
+  }
 
+  /// What is queued on `second` from now on waits for what is queued on `first`.
+  void order(cudaStream_t first, cudaStream_t second) {
+    check(cudaEventRecord(event_, first), "cudaEventRecord");
+    check(cudaStreamWaitEvent(second, event_, 0), "cudaStreamWaitEvent");
+  }
+
+  /// As many launches as the runs need.
   template <class Kernel>
   void update_with(const UpdateTask& task) {
-    auto* runs = static_cast<Run<Kernel>*>(room_for_runs(task.runs.size() * sizeof(Run<Kernel>)));
-    for (std::size_t r = 0; r < task.runs.size(); ++r)
-      runs[r] = {task.runs[r].end / block_elements, std::get<Kernel>(task.runs[r].kernel)};
     const auto kernel = task.arrays.state == StateStorage::full
                             ? &update_kernel<Kernel, StateStorage::full>
                             : &update_kernel<Kernel, StateStorage::compact>;
-    const std::int64_t blocks = task.elements / block_elements;
-    launch(kernel, blocks, task.arrays, static_cast<const Run<Kernel>*>(runs), blocks,
-           task.control);
-  }
-
-  void* room_for_runs(std::size_t bytes) {
-    if (bytes > runs_bytes_) {
-      check(cudaFree(runs_), "cudaFree");
-      runs_ = nullptr;
-      runs_bytes_ = 0;
-      check(cudaMallocManaged(&runs_, bytes), "cudaMallocManaged");
-      runs_bytes_ = bytes;
+    UpdateLaunch<Kernel> launch{.arrays = task.arrays, .control = task.control};
+    for (std::size_t first = 0; first < task.runs.size(); first += most_runs) {
+      const auto runs =
+          task.runs.subspan(first, std::min(std::size_t{most_runs}, task.runs.size() - first));
+      launch.begin = launch.end;
+      for (std::size_t r = 0; r < runs.size(); ++r) {
+        launch.end = runs[r].end / block_elements;
+        launch.runs[r] = {launch.end, std::get<Kernel>(runs[r].kernel)};
+      }
+      this->launch(kernel, warps_for(launch.end - launch.begin), launch);
     }
-    return runs_;
   }
 
-  /// A warp a block, as many as are resident at once at most, and waits.
+  /// A copy on the device, until the next one takes its place behind what is queued now.
+  const void* const* on_device(const std::vector<const void*>& addresses) {
+    const std::size_t bytes = addresses.size() * sizeof(void*);
+    if (addresses.size() > table_size_) {
+      synchronize();
+      check(cudaFree(table_), "cudaFree");
+      table_ = nullptr;
+      check(cudaMalloc(&table_, bytes), "cudaMalloc");
+      table_size_ = addresses.size();
+    }
+    check(cudaMemcpyAsync(table_, addresses.data(), bytes, cudaMemcpyHostToDevice, stream_),
+          "cudaMemcpyAsync");
+    return static_cast<const void* const*>(table_);
+  }
+
+  /// Groups of threads with a warp for each block.
+  static std::int64_t warps_for(std::int64_t blocks) {
+    return (blocks * lanes + threads_per_block - 1) / threads_per_block;
+  }
+
+  /// `groups` of threads, or as many as are resident at once: a kernel's loop goes over the rest.
   template <class... Parameters, class... Arguments>
-  void launch(void (*kernel)(Parameters...), std::int64_t blocks, const Arguments&... arguments) {
-    const std::int64_t wanted = (blocks * lanes + threads_per_block - 1) / threads_per_block;
+  void launch(void (*kernel)(Parameters...), std::int64_t groups, const Arguments&... arguments) {
+    int& resident = resident_[reinterpret_cast<const void*>(kernel)];
+    if (resident == 0) {
+      check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads_per_block, 0),
+            "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+      resident = std::max(1, resident * multiprocessors_);
+    }
+    launch_groups(kernel, static_cast<unsigned>(std::min<std::int64_t>(groups, resident)),
+                  threads_per_block, arguments...);
+  }
+  template <class... Parameters, class... Arguments>
+  void launch_one(void (*kernel)(Parameters...), unsigned threads, const Arguments&... arguments) {
+    launch_groups(kernel, 1, threads, arguments...);
+  }
+  template <class... Parameters, class... Arguments>
+  void launch_groups(void (*kernel)(Parameters...), unsigned groups, unsigned threads,
+                     const Arguments&... arguments) {
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(std::min(wanted, resident_blocks_)));
-    config.blockDim = dim3(threads_per_block);
+    config.gridDim = dim3(groups);
+    config.blockDim = dim3(threads);
+    config.stream = stream_;
     check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), "cudaLaunchKernelEx");
-    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   }
 
   int device_ = 0;
   std::string name_;
-  std::int64_t resident_blocks_ = 0;
-  const void** sources_ = nullptr;
-  void* runs_ = nullptr;
-  std::size_t runs_bytes_ = 0;
+  int multiprocessors_ = 0;
+  cudaStream_t stream_ = nullptr;
+  cudaStream_t trainer_ = nullptr;       ///< the default stream
+  cudaEvent_t event_ = nullptr;          ///< of order()
+  cudaEvent_t decided_ = nullptr;        ///< behind the last decide()
+  std::map<const void*, int> resident_;  ///< groups of threads of each kernel
+  void* table_ = nullptr;
+  std::size_t table_size_ = 0;
+  unsigned* sink_ = nullptr;
 };
-
-/// A thread moves 16 bytes at a time; `mask` is 0, which the compiler doesn't know.
-__global__ void stream_kernel(uint4* data, std::int64_t count, bool written, unsigned mask,
-                              unsigned* sink) {
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  unsigned all = 0;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += stride) {
-    uint4 words = data[i];
-    if (written) {
-      data[i] = {words.x ^ mask, words.y ^ mask, words.z ^ mask, words.w ^ mask};
-    } else {
-      all |= words.x | words.y | words.z | words.w;
-    }
-  }
-  if (!written && all == mask + 1) *sink = all;
-}
-
-void CudaDevice::stream(const StreamTask& task) {
-  for (const StreamArray& a : task.arrays) {
-    const std::int64_t count = task.blocks * a.bytes_per_block / std::int64_t{sizeof(uint4)};
-    launch(&stream_kernel, task.blocks, reinterpret_cast<uint4*>(a.data), count, a.written, 0u,
-           reinterpret_cast<unsigned*>(sources_));
-  }
-}
 
 }  // namespace
 

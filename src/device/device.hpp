@@ -3,8 +3,9 @@
 /// Where memory lives and kernels run: a host or a GPU. The optimizer talks to this interface
 /// alone.
 ///
-/// Calls complete before they return. Counts are elements, in whole blocks of 256; arrays begin at
-/// multiples of 16 bytes.
+/// Work is queued: it is done in the order of the calls, and a GPU may still be at it when a call
+/// has returned. Counts are elements, in whole blocks of 256; arrays begin at multiples of 16
+/// bytes.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <string>
 
 #include "math/compact.hpp"
+#include "math/exact_sum.hpp"
 #include "math/random_bits.hpp"
 #include "math/update_rules.hpp"
 #include "shardmix/dtype.hpp"
@@ -76,10 +78,29 @@ struct UpdateArrays {
   math::RandomKeys random = {};
 };
 
+/// A sum of block squares, to be added to others element by element; lies in memory of the device.
+struct SquareSum {
+  std::int64_t digits[math::ExactSum::digits] = {};
+  std::int64_t unusable = 0;  ///< blocks that aren't usable
+};
+inline constexpr int square_sum_values = math::ExactSum::digits + 1;
+static_assert(sizeof(SquareSum) == square_sum_values * sizeof(std::int64_t));
+
 /// What is known after the gradient norm alone; lies in memory of the device.
 struct UpdateControl {
   float gradient_scale = 1.0f;  ///< factor on the gradient: mean, clipping, loss scale
   std::int32_t skip = 0;        ///< nonzero: nothing changes
+  double norm = 0.0;            ///< of the sum of gradients
+  double clip_scale = 1.0;
+};
+
+/// Decides about a step from the squares of all ranks' gradients.
+struct DecideTask {
+  const SquareSum* squares = nullptr;
+  double mean = 1.0;       ///< factor that makes the sum of gradients the step's gradient
+  double clip_norm = 0.0;  ///< 0: no clipping
+  UpdateControl* control = nullptr;
+  UpdateControl* copy = nullptr;  ///< in memory of hosts
 };
 
 /// Blocks that share their scalars, from where the run before them ends.
@@ -111,6 +132,12 @@ struct StreamTask {
       true;  ///< block after block through all arrays, as an update does; or array after array
 };
 
+/// Where memory is.
+enum class MemoryKind : std::uint8_t {
+  device,  ///< where kernels run
+  host,    ///< on the host; kernels can address it too, slowly
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -118,18 +145,50 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  /// Zeroed memory that both this device's kernels and the host can address, aligned to a page.
-  /// Throws DeviceError.
-  [[nodiscard]] virtual void* allocate(std::size_t bytes) = 0;
-  virtual void release(void* memory, std::size_t bytes) noexcept = 0;
+  /// Zeroed memory, aligned to a page. Throws DeviceError.
+  [[nodiscard]] virtual void* allocate(std::size_t bytes, MemoryKind kind) = 0;
+  virtual void release(void* memory, std::size_t bytes, MemoryKind kind) noexcept = 0;
 
   /// Makes memory of allocate() zero; whole pages are given back until they are written again.
   /// Throws DeviceError where the device can't.
   virtual void discard(std::byte* memory, std::size_t bytes) = 0;
 
   virtual void reduce(const ReduceTask& task) = 0;
+  /// Sets `*sum` to that of `blocks` block squares.
+  virtual void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) = 0;
+  /// Sets `*total` to the sum of `count` sums.
+  virtual void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) = 0;
+  virtual void decide(const DecideTask& task) = 0;
   virtual void update(const UpdateTask& task) = 0;
   virtual void stream(const StreamTask& task) = 0;
+  virtual void zero(void* memory, std::size_t bytes) = 0;
+
+  /// Between memory that kernels can address.
+  virtual void queue_copy(void* to, const void* from, std::size_t bytes) = 0;
+
+  /// Waits until everything queued is done. Throws DeviceError if any of it failed, as the next two
+  /// do.
+  virtual void synchronize() = 0;
+  /// Whether everything queued is done.
+  [[nodiscard]] virtual bool is_idle() = 0;
+  /// Whether what the last decide() decided is known.
+  [[nodiscard]] virtual bool is_decided() = 0;
+
+  /// Copies between memory of this device and of the host, and waits. Not queued: what was queued
+  /// for that memory must be done. From any thread.
+  virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+
+  /// Whether hosts can address memory of kind `device`.
+  [[nodiscard]] virtual bool is_host() const noexcept = 0;
+
+  /// Where work is queued: a cudaStream_t, or null on hosts.
+  [[nodiscard]] virtual void* queue() const noexcept { return nullptr; }
+  /// The trainer's own queue, a cudaStream_t (null: the default stream).
+  virtual void set_trainer_queue(void* /*stream*/) {}
+  /// What is queued from now on waits for what the trainer has queued so far.
+  virtual void follow_trainer() {}
+  /// What the trainer queues from now on waits for what is queued here.
+  virtual void lead_trainer() {}
 
   [[nodiscard]] virtual std::string description() const = 0;
 };
@@ -141,12 +200,12 @@ class Device {
 /// build has no CUDA.
 [[nodiscard]] std::unique_ptr<Device> cuda_device(int local_rank);
 
-/// Owns memory that kernels and the host can address.
+/// Owns memory.
 class Buffer {
  public:
   Buffer() = default;
   /// Zeroed memory of a device, which must outlive it.
-  Buffer(Device& device, std::int64_t bytes);
+  Buffer(Device& device, std::int64_t bytes, MemoryKind kind = MemoryKind::device);
   /// Memory from elsewhere, which `release` gives back.
   Buffer(std::byte* data, std::int64_t bytes, std::function<void()> release) noexcept;
   ~Buffer();

@@ -10,6 +10,7 @@
 
 #include "device/block_reduce.hpp"
 #include "device/block_update.hpp"
+#include "device/decision.hpp"
 #include "device/pages.hpp"
 #include "shardmix/error.hpp"
 
@@ -109,7 +110,7 @@ class HostDevice final : public Device {
  public:
   explicit HostDevice(int threads) : threads_(threads) {}
 
-  void* allocate(std::size_t bytes) override {
+  void* allocate(std::size_t bytes, MemoryKind /*kind*/) override {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) {
       throw DeviceError(fmt::format("the host has no {} bytes of memory to give: {}", bytes,
@@ -119,7 +120,9 @@ class HostDevice final : public Device {
     return memory;
   }
 
-  void release(void* memory, std::size_t bytes) noexcept override { munmap(memory, bytes); }
+  void release(void* memory, std::size_t bytes, MemoryKind /*kind*/) noexcept override {
+    munmap(memory, bytes);
+  }
 
   void discard(std::byte* memory, std::size_t bytes) override {
     discard_pages(memory, bytes, MADV_DONTNEED);
@@ -129,6 +132,42 @@ class HostDevice final : public Device {
     share(task.elements,
           [&](std::int64_t begin, std::int64_t end) { reduce_blocks(task, begin, end); });
   }
+
+  void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) override {
+    math::ExactSum exact;
+    std::int64_t unusable = 0;
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      if (is_usable_square(block_squares[block]))
+        exact.add(block_squares[block]);
+      else
+        ++unusable;
+    }
+    std::ranges::copy(exact.raw(), sum->digits);
+    sum->unusable = unusable;
+  }
+
+  void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) override {
+    SquareSum all;
+    for (std::int64_t i = 0; i < count; ++i) {
+      for (int d = 0; d < math::ExactSum::digits; ++d) all.digits[d] += sums[i].digits[d];
+      all.unusable += sums[i].unusable;
+    }
+    *total = all;
+  }
+
+  void decide(const DecideTask& task) override { *task.copy = *task.control = decision(task); }
+
+  void zero(void* memory, std::size_t bytes) override {
+    if (bytes > 0) std::memset(memory, 0, bytes);
+  }
+  void queue_copy(void* to, const void* from, std::size_t bytes) override { copy(to, from, bytes); }
+  bool is_idle() override { return true; }
+  bool is_decided() override { return true; }
+  void synchronize() override {}
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  bool is_host() const noexcept override { return true; }
 
   void update(const UpdateTask& task) override {
     const UpdateControl control = *task.control;

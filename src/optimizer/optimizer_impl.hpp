@@ -27,7 +27,6 @@ struct ShardedOptimizer::Impl {
   optimizer::ShardedState state;
   optimizer::Reducer reducer;
   std::vector<std::unique_ptr<comm::Gather>> gathers;  ///< of each bucket; null when done
-  device::Buffer control;                              ///< an UpdateControl
   bool writes_copies;  ///< the update itself writes its neighbours' parameters
   double loss_scale;
   std::int64_t usable_steps = 0;    ///< since the loss scale changed
@@ -48,6 +47,8 @@ struct ShardedOptimizer::Impl {
   void wait_all();
   /// Brings all ranks' parameters here after each wrote its own master slices.
   void gather_all();
+  /// Makes rank `root`'s parameters everyone's.
+  void broadcast_buffer(int root);
   /// Logs a warning where the rule's beta3 remembers longer than its lr schedule's run.
   void log_beta3_advice() const;
 };

@@ -49,9 +49,11 @@ Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
       reads_twice_(is_worth_reading_twice(collectives, state.layout(), options)),
       keeps_gradients_(!options.shard_gradients),
       block_squares_(device, largest_slice_blocks(state.shard()) * std::int64_t{sizeof(double)}),
-      squares_(state.layout().buckets().size()),
-      usable_(state.layout().buckets().size(), true) {
-  held_.resize(squares_.size());
+      squares_(device, static_cast<std::int64_t>(sizeof(device::SquareSum)) *
+                           (std::ssize(state.layout().buckets()) + 1)),
+      control_(device, sizeof(device::UpdateControl)),
+      outcome_(device, sizeof(device::UpdateControl), device::MemoryKind::host) {
+  held_.resize(state.layout().buckets().size());
   begin_micro_batch();
 }
 
@@ -139,6 +141,7 @@ void Reducer::begin_next() {
     micro_batches_ = 0;
   }
   --next_;
+  device_.follow_trainer();
   auto reduction = collectives_.begin_reduce(state_.sliced_gradients(next_));
   under_way_.push_back({next_, std::move(reduction), collectives_.reductions()});
 }
@@ -175,21 +178,11 @@ void Reducer::add(std::size_t bucket, const comm::Contributions& sources, std::s
 
 /// Reduces a bucket's slice, and keeps the sum of its squares.
 void Reducer::run(std::size_t bucket, const device::ReduceTask& task) {
-  const std::int64_t elements = state_.shard().slices[bucket].range.size();
-  auto* block_squares = block_squares_.as<double>();
   device::ReduceTask whole = task;
-  whole.elements = elements;
-  whole.block_squares = block_squares;
+  whole.elements = state_.shard().slices[bucket].range.size();
+  whole.block_squares = block_squares_.as<double>();
   device_.reduce(whole);
-  squares_[bucket] = {};
-  usable_[bucket] = true;
-  for (std::int64_t block = 0; block < elements / math::block_elements; ++block) {
-    if (std::isfinite(block_squares[block])) {
-      squares_[bucket].add(block_squares[block]);
-    } else {
-      usable_[bucket] = false;
-    }
-  }
+  device_.sum_squares(whole.block_squares, whole.elements / math::block_elements, squares(bucket));
 }
 
 /// Stores the sums that were only looked at: more micro-batches come.
@@ -197,8 +190,12 @@ void Reducer::store_held() {
   for (std::size_t bucket = 0; bucket < held_.size(); ++bucket) {
     if (held_[bucket] == nullptr) continue;
     add(bucket, held_[bucket]->contributions(), 0, 0);
-    release(bucket);
+    held_[bucket].reset();
   }
+}
+
+void Reducer::release() {
+  for (auto& reduction : held_) reduction.reset();
 }
 
 void Reducer::set_gradient(std::size_t bucket, device::UpdateArrays& arrays) {
@@ -214,35 +211,43 @@ void Reducer::join_partials() {
   const auto held =
       static_cast<std::size_t>(std::popcount(static_cast<std::uint64_t>(micro_batches_)));
   if (held == 1) return;
-  for (std::size_t bucket = 0; bucket < squares_.size(); ++bucket) {
+  for (std::size_t bucket = 0; bucket < held_.size(); ++bucket) {
     const std::array<const void*, 1> top{state_.reduced_gradient(bucket, held - 1)};
     add(bucket, {.arrays = top, .dtype = DType::fp32}, 0, held - 1);
   }
 }
 
-GradientSummary Reducer::summarize() {
-  math::ExactSum total;
-  for (const math::ExactSum& bucket : squares_) total += bucket;
-  std::array<std::int64_t, math::ExactSum::digits + 1> values{};
-  std::ranges::copy(total.raw(), values.begin());
-  values.back() = std::ranges::count(usable_, false);
-  collectives_.all_reduce_sum(values);
-  std::copy_n(values.begin(), math::ExactSum::digits, total.raw().begin());
-  return {.norm = std::sqrt(total.value()), .usable = values.back() == 0};
+void Reducer::decide(double mean, double clip_norm) {
+  device::SquareSum* all = squares(held_.size());
+  device_.add_sums(squares(0), std::ssize(held_), all);
+  collectives_.add_up(all);
+  device_.decide({.squares = all,
+                  .mean = mean,
+                  .clip_norm = clip_norm,
+                  .control = control_.as<device::UpdateControl>(),
+                  .copy = outcome_.as<device::UpdateControl>()});
+}
+
+device::UpdateControl Reducer::outcome() {
+  collectives_.wait_for_device(&device::Device::is_decided);
+  return *outcome_.as<device::UpdateControl>();
 }
 
 std::string Reducer::describe_unusable() {
   store_held();
+  device_.synchronize();
   // The first element of the layout whose sum is bad, on whichever rank it lies.
   std::array<std::int64_t, 1> first{state_.layout().gradient_bytes() + 1};
   float sum = 0.0f;
-  for (std::size_t b = 0; b < usable_.size(); ++b) {
+  std::vector<float> sums;
+  for (std::size_t b = 0; b < held_.size(); ++b) {
     const layout::Range range = state_.shard().slices[b].range;
-    if (usable_[b] || range.begin >= first[0]) continue;
-    const float* sums = state_.reduced_gradient(b);
-    const float* bad =
-        std::find_if_not(sums, sums + range.size(), [](float x) { return math::is_usable(x); });
-    first[0] = range.begin + (bad - sums);
+    if (range.begin >= first[0]) continue;
+    sums.resize(static_cast<std::size_t>(range.size()));
+    device_.copy(sums.data(), state_.reduced_gradient(b), sums.size() * sizeof(float));
+    const auto bad = std::ranges::find_if_not(sums, [](float x) { return math::is_usable(x); });
+    if (bad == sums.end()) continue;
+    first[0] = range.begin + (bad - sums.begin());
     sum = *bad;
   }
   const std::int64_t own = first[0];
@@ -255,7 +260,10 @@ std::string Reducer::describe_unusable() {
   std::array<std::int64_t, 1> owner{own == first[0] ? collectives_.rank() : collectives_.size()};
   collectives_.all_reduce_min(owner);
   collectives_.broadcast(std::as_writable_bytes(std::span(&sum, 1)), static_cast<int>(owner[0]));
-  const float here = device::load_value(parameter.dtype, state_.gradient_at(first[0]), 0);
+  float value = 0.0f;  // or 16 bits of it
+  device_.copy(&value, state_.gradient_at(first[0]),
+               static_cast<std::size_t>(size_of(parameter.dtype)));
+  const float here = device::load_value(parameter.dtype, &value, 0);
   std::array<std::int64_t, 1> culprit{math::is_usable(here) ? collectives_.size()
                                                             : collectives_.rank()};
   collectives_.all_reduce_min(culprit);

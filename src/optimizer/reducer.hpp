@@ -20,16 +20,9 @@
 
 #include "comm/collectives.hpp"
 #include "device/device.hpp"
-#include "math/exact_sum.hpp"
 #include "optimizer/sharded_state.hpp"
 
 namespace shardmix::optimizer {
-
-/// The global gradient of a step, as all ranks know it. Of the sum, not the mean.
-struct GradientSummary {
-  double norm = 0.0;
-  bool usable = true;  ///< no element is nan, infinite or too large to square
-};
 
 class Reducer {
  public:
@@ -46,8 +39,8 @@ class Reducer {
   /// What the update of a bucket's slice reads as its gradient: the fp32 sum, or the ranks' own
   /// gradients.
   void set_gradient(std::size_t bucket, device::UpdateArrays& arrays);
-  /// The update of this bucket is done: ranks may write its gradient again.
-  void release(std::size_t bucket) { held_[bucket].reset(); }
+  /// The step is decided and its updates are queued: ranks may write their gradients again.
+  void release();
 
   /// Reduces what is left of this micro-batch and makes the next one begin. `last`: of the step.
   void finish_micro_batch(bool last);
@@ -55,10 +48,18 @@ class Reducer {
   /// Micro-batches in the sum, after the last was finished.
   [[nodiscard]] std::int64_t micro_batches() const noexcept { return micro_batches_; }
 
-  /// Collective.
-  [[nodiscard]] GradientSummary summarize();
+  /// Queues the decision about the step for the updates that follow. `mean` makes the sum of
+  /// gradients their mean. Collective.
+  void decide(double mean, double clip_norm);
+  /// What the updates read.
+  [[nodiscard]] const device::UpdateControl* control() const {
+    return control_.as<device::UpdateControl>();
+  }
+  /// Waits for the decision; the same on every rank.
+  [[nodiscard]] device::UpdateControl outcome();
 
   /// Where the sum is first not usable, in a sentence. Collective; the same on every rank.
+  /// Before release().
   [[nodiscard]] std::string describe_unusable();
 
  private:
@@ -82,6 +83,10 @@ class Reducer {
            std::size_t end);
   void run(std::size_t bucket, const device::ReduceTask& task);
   void store_held();
+  /// Of a bucket; that of all for the number behind the last.
+  [[nodiscard]] device::SquareSum* squares(std::size_t bucket) const {
+    return squares_.as<device::SquareSum>() + bucket;
+  }
   /// Gives the memory of reduced buckets back, as far as all ranks are done with them.
   void discard_read();
   void join_partials();
@@ -102,9 +107,10 @@ class Reducer {
   std::vector<std::unique_ptr<comm::Reduction>> held_;  ///< of each bucket, until its update
   std::int64_t micro_batches_ = 0;
   bool step_begun_ = false;
-  device::Buffer block_squares_;
-  std::vector<math::ExactSum> squares_;  ///< of each bucket's slice
-  std::vector<bool> usable_;
+  device::Buffer block_squares_;  ///< of the bucket that is being reduced
+  device::Buffer squares_;  ///< a SquareSum of each bucket's slice, and that of all at the end
+  device::Buffer control_;  ///< an UpdateControl
+  device::Buffer outcome_;  ///< its copy on the host
 };
 
 }  // namespace shardmix::optimizer

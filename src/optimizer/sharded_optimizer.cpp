@@ -139,7 +139,6 @@ ShardedOptimizer::Impl::Impl(Runtime& runtime_, Parameters parameters_, layout::
             states_of(rule), collectives.rank(), collectives.size(), options),
       reducer(collectives, device, parameters, state, options),
       gathers(state.layout().buckets().size()),
-      control(device, sizeof(device::UpdateControl)),
       writes_copies(collectives.group().topology().local_size <= device::most_copies + 1),
       loss_scale(options.loss_scaling.initial) {}
 
@@ -154,10 +153,7 @@ std::vector<math::UpdateKernel> ShardedOptimizer::Impl::group_kernels() const {
 void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
                                            const std::vector<math::UpdateKernel>& kernels) {
   const layout::Range slice = state.shard().slices[bucket].range;
-  if (slice.empty()) {
-    reducer.release(bucket);
-    return;
-  }
+  if (slice.empty()) return;
   std::vector<device::UpdateRun> runs;
   for (const layout::GroupRun& run : state.layout().group_runs(slice))
     runs.push_back({.end = run.range.end - slice.begin, .kernel = kernels[run.group]});
@@ -169,11 +165,8 @@ void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
     std::ranges::copy(copies, arrays.copies);
   }
   arrays.random = math::random_keys(options.seed, clocks.updates);
-  device.update({.arrays = arrays,
-                 .elements = slice.size(),
-                 .runs = runs,
-                 .control = control.as<device::UpdateControl>()});
-  reducer.release(bucket);
+  device.update(
+      {.arrays = arrays, .elements = slice.size(), .runs = runs, .control = reducer.control()});
 }
 
 void ShardedOptimizer::Impl::adapt_loss_scale(bool usable) {
@@ -196,6 +189,7 @@ void ShardedOptimizer::Impl::wait_bucket(std::size_t bucket) {
   if (gathers[bucket] == nullptr) return;
   gathers[bucket]->wait();
   gathers[bucket].reset();
+  device.lead_trainer();
 }
 
 void ShardedOptimizer::Impl::wait_all() {
@@ -206,6 +200,23 @@ void ShardedOptimizer::Impl::gather_all() {
   for (std::size_t b = 0; b < gathers.size(); ++b) {
     begin_gather(b, comm::Written::here);
     wait_bucket(b);
+  }
+}
+
+void ShardedOptimizer::Impl::broadcast_buffer(int root) {
+  const std::span<std::byte> all = state.all_parameters();
+  device.synchronize();
+  if (device.is_host()) {
+    collectives.broadcast(all, root);
+    return;
+  }
+  std::vector<std::byte> here(std::min(all.size(), std::size_t{8} << 20));
+  for (std::size_t at = 0; at < all.size(); at += here.size()) {
+    const std::span<std::byte> there = all.subspan(at, std::min(here.size(), all.size() - at));
+    const std::span<std::byte> part = std::span(here).first(there.size());
+    device.copy(part.data(), there.data(), part.size());
+    collectives.broadcast(part, root);
+    device.copy(there.data(), part.data(), part.size());
   }
 }
 
@@ -242,6 +253,16 @@ TensorView ShardedOptimizer::gradient(std::string_view name) {
           .elements = p.elements()};
 }
 
+void ShardedOptimizer::read(const TensorView& view, void* to) const {
+  impl_->collectives.wait_for_device();
+  impl_->device.copy(to, view.data, static_cast<std::size_t>(view.elements * size_of(view.dtype)));
+}
+
+void ShardedOptimizer::write(const TensorView& view, const void* from) {
+  impl_->collectives.wait_for_device();
+  impl_->device.copy(view.data, from, static_cast<std::size_t>(view.elements * size_of(view.dtype)));
+}
+
 void ShardedOptimizer::broadcast_parameters(int root) {
   impl_->await_readers();
   if (root < 0 || root >= impl_->collectives.size()) {
@@ -249,7 +270,7 @@ void ShardedOptimizer::broadcast_parameters(int root) {
                                   impl_->collectives.size()));
   }
   impl_->wait_all();
-  impl_->collectives.broadcast(impl_->state.all_parameters(), root);
+  impl_->broadcast_buffer(root);
   impl_->state.start_master();
   impl_->has_values = true;
 }
@@ -271,7 +292,9 @@ void ShardedOptimizer::zero_gradients() {
     collectives.discard(all.data(), std::ssize(all));
     return;
   }
+  impl_->device.follow_trainer();
   impl_->state.zero_gradients();
+  impl_->device.lead_trainer();
 }
 
 StepReport ShardedOptimizer::step() {
@@ -283,44 +306,42 @@ StepReport ShardedOptimizer::step() {
   }
   o.wait_all();
   o.reducer.finish_micro_batch(true);
-  const optimizer::GradientSummary gradient = o.reducer.summarize();
   const auto slots = static_cast<double>(o.collectives.size() * o.reducer.micro_batches());
   const double mean = 1.0 / (slots * o.loss_scale);
+  o.reducer.decide(mean, o.options.clip_norm);
 
+  // Everything is queued as if the step were usable: on a GPU nobody knows yet.
   const Clocks before = o.clocks;
   ++o.clocks.step;
   ++o.clocks.updates;
   if (o.state.states().m2) ++o.clocks.slow_step;
-  StepReport report;
-  report.step = o.clocks.step;
-  report.lr = lr_of(o.rule).at(o.clocks.step);
-  report.gradient_norm = gradient.norm * mean;
-  report.loss_scale = o.loss_scale;
-  o.adapt_loss_scale(gradient.usable);
-  if (const auto* rule = std::get_if<AdEMAMix>(&o.rule)) {
-    report.alpha = rule->alpha_at(o.clocks.slow_step);
-    report.beta3 = rule->beta3_at(o.clocks.slow_step);
-  }
-  if (!gradient.usable) {
-    o.clocks.updates = before.updates;
-    o.clocks.slow_step = before.slow_step;
-    report.skipped = true;
-    report.gradient_norm = std::numeric_limits<double>::infinity();
-    report.reason = o.reducer.describe_unusable();
-    return report;
-  }
-
-  if (o.options.clip_norm > 0.0 && report.gradient_norm > o.options.clip_norm) {
-    report.clip_scale = o.options.clip_norm / report.gradient_norm;
-  }
-  o.control.as<device::UpdateControl>()->gradient_scale =
-      static_cast<float>(mean * report.clip_scale);
   const std::vector<math::UpdateKernel> kernels = o.group_kernels();
   o.await_readers();
   for (std::size_t b = 0; b < o.gathers.size(); ++b) {
     o.update_bucket(b, kernels);
     o.begin_gather(b, o.writes_copies ? comm::Written::everywhere : comm::Written::here);
   }
+  const device::UpdateControl outcome = o.reducer.outcome();
+
+  StepReport report;
+  report.step = o.clocks.step;
+  report.lr = lr_of(o.rule).at(o.clocks.step);
+  report.gradient_norm = outcome.norm * mean;
+  report.clip_scale = outcome.clip_scale;
+  report.loss_scale = o.loss_scale;
+  report.skipped = outcome.skip != 0;
+  if (const auto* rule = std::get_if<AdEMAMix>(&o.rule)) {
+    report.alpha = rule->alpha_at(o.clocks.slow_step);
+    report.beta3 = rule->beta3_at(o.clocks.slow_step);
+  }
+  o.adapt_loss_scale(!report.skipped);
+  if (report.skipped) {
+    o.clocks.updates = before.updates;
+    o.clocks.slow_step = before.slow_step;
+    report.gradient_norm = std::numeric_limits<double>::infinity();
+    report.reason = o.reducer.describe_unusable();
+  }
+  o.reducer.release();
   if (!o.options.overlap) o.wait_all();
   return report;
 }

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+
+#include "device/host_arrays.hpp"
 
 namespace shardmix::optimizer {
 namespace {
@@ -15,7 +16,9 @@ using layout::Range;
 
 constexpr std::array moments{Moment::m1, Moment::m2, Moment::v};
 
-Moment moment_of(State state) {
+/// None for the master weights.
+std::optional<Moment> moment_of(State state) {
+  if (state == State::master) return std::nullopt;
   return state == State::m1 ? Moment::m1 : state == State::m2 ? Moment::m2 : Moment::v;
 }
 
@@ -83,6 +86,7 @@ ShardedState::ShardedState(device::Device& device, layout::Layout layout, device
   }
   master_ = device::Buffer(device, bytes);
   reserve_levels(levels_for(options.micro_batches));
+  device.synchronize();
   start_master();  // of padding too
 }
 
@@ -148,14 +152,18 @@ void ShardedState::set_states(const RuleStates& states) {
   Moments fresh = allocate(states);
   const device::UpdateArrays from = arrays_of(moments_, states_);
   const device::UpdateArrays to = arrays_of(fresh, states);
-  std::array<float, math::block_elements> block{};
+  device_.synchronize();
+  std::vector<float> values(static_cast<std::size_t>(device::most_brought));
   for (const Moment moment : moments) {
     if (!device::of(states_, moment) || !device::of(states, moment)) continue;
     if (moment == Moment::m2 && m2_begins(states_, states)) continue;
-    for (std::int64_t i = 0; i < shard_.elements; i += math::block_elements) {
-      device::read_state(from, moment, i, math::block_elements, block.data());
-      device::write_state(to, moment, i, math::block_elements, block.data());
-    }
+    device::for_each_part(0, shard_.elements, [&](std::int64_t begin, std::int64_t count) {
+      const device::HostArrays old(device_, from, begin, count, moment);
+      device::HostArrays now(device_, to, begin, count, moment);
+      device::read_state(old.arrays(), moment, old.begin(), count, values.data());
+      device::write_state(now.arrays(), moment, now.begin(), count, values.data());
+      now.store();
+    });
   }
   moments_ = std::move(fresh);
   states_ = states;
@@ -211,9 +219,8 @@ device::UpdateArrays ShardedState::arrays(std::size_t bucket) const {
   return a;
 }
 
-void ShardedState::zero_gradients() noexcept {
-  if (gradients_.bytes() > 0)
-    std::memset(gradients_.data(), 0, static_cast<std::size_t>(gradients_.bytes()));
+void ShardedState::zero_gradients() {
+  device_.zero(gradients_.data(), static_cast<std::size_t>(gradients_.bytes()));
 }
 
 std::span<std::byte> ShardedState::all_gradients() const noexcept {
@@ -224,39 +231,52 @@ std::span<std::byte> ShardedState::all_parameters() const noexcept {
   return {parameters_.data(), static_cast<std::size_t>(parameters_.bytes())};
 }
 
-void ShardedState::start_master() noexcept {
+void ShardedState::start_master() {
   for (std::size_t b = 0; b < layout_.buckets().size(); ++b) {
-    const device::UpdateArrays a = arrays(b);
-    for (std::int64_t i = 0; i < shard_.slices[b].range.size(); ++i) {
-      if (a.weights == WeightStorage::remainder) {
-        static_cast<std::uint16_t*>(a.master)[i] = math::no_remainder;
-      } else if (a.weights == WeightStorage::master) {
-        static_cast<float*>(a.master)[i] = device::load_value(a.dtype, a.parameter, i);
+    const device::UpdateArrays all = arrays(b);
+    if (all.weights == WeightStorage::parameter) continue;
+    const auto start = [&](std::int64_t begin, std::int64_t count) {
+      device::HostArrays part(device_, all, begin, count, {});
+      const device::UpdateArrays& a = part.arrays();
+      for (std::int64_t i = part.begin(); i < part.begin() + count; ++i) {
+        if (a.weights == WeightStorage::remainder)
+          static_cast<std::uint16_t*>(a.master)[i] = math::no_remainder;
+        else
+          static_cast<float*>(a.master)[i] = device::load_value(a.dtype, a.parameter, i);
       }
-    }
+      part.store();
+    };
+    device::for_each_part(0, shard_.slices[b].range.size(), start);
   }
 }
 
-void ShardedState::read(State state, std::size_t bucket, Range range,
-                        float* values) const noexcept {
-  const device::UpdateArrays a = arrays(bucket);
-  const std::int64_t begin = range.begin - shard_.slices[bucket].range.begin;
-  if (state == State::master) {
-    device::read_weights(a, begin, range.size(), values);
-  } else {
-    device::read_state(a, moment_of(state), begin, range.size(), values);
-  }
+void ShardedState::read(State state, std::size_t bucket, Range range, float* values) const {
+  const device::UpdateArrays all = arrays(bucket);
+  const std::int64_t first = range.begin - shard_.slices[bucket].range.begin;
+  device::for_each_part(first, range.size(), [&](std::int64_t begin, std::int64_t count) {
+    const auto moment = moment_of(state);
+    const device::HostArrays part(device_, all, begin, count, moment);
+    float* to = values + (begin - first);
+    if (moment)
+      device::read_state(part.arrays(), *moment, part.begin(), count, to);
+    else
+      device::read_weights(part.arrays(), part.begin(), count, to);
+  });
 }
 
-void ShardedState::write(State state, std::size_t bucket, Range range,
-                         const float* values) noexcept {
-  const device::UpdateArrays a = arrays(bucket);
-  const std::int64_t begin = range.begin - shard_.slices[bucket].range.begin;
-  if (state == State::master) {
-    device::write_weights(a, begin, range.size(), values);
-  } else {
-    device::write_state(a, moment_of(state), begin, range.size(), values);
-  }
+void ShardedState::write(State state, std::size_t bucket, Range range, const float* values) {
+  const device::UpdateArrays all = arrays(bucket);
+  const std::int64_t first = range.begin - shard_.slices[bucket].range.begin;
+  device::for_each_part(first, range.size(), [&](std::int64_t begin, std::int64_t count) {
+    const auto moment = moment_of(state);
+    device::HostArrays part(device_, all, begin, count, moment);
+    const float* from = values + (begin - first);
+    if (moment)
+      device::write_state(part.arrays(), *moment, part.begin(), count, from);
+    else
+      device::write_weights(part.arrays(), part.begin(), count, from);
+    part.store();
+  });
 }
 
 MemoryReport ShardedState::memory() const noexcept {
@@ -270,18 +290,25 @@ MemoryReport ShardedState::memory() const noexcept {
           .v = v};
 }
 
-void read_frozen(const ShardedState& state, const Bucket& bucket, Range range,
-                 float* values) noexcept {
-  const std::byte* data = state.parameter_at(range.begin);
-  for (std::int64_t i = 0; i < range.size(); ++i)
-    values[i] = device::load_value(bucket.dtype, data, i);
+void read_frozen(const ShardedState& state, const Bucket& bucket, Range range, float* values) {
+  std::vector<std::byte> bytes;
+  device::for_each_part(range.begin, range.size(), [&](std::int64_t begin, std::int64_t count) {
+    bytes.resize(static_cast<std::size_t>(count * size_of(bucket.dtype)));
+    state.device().copy(bytes.data(), state.parameter_at(begin), bytes.size());
+    for (std::int64_t i = 0; i < count; ++i)
+      values[begin - range.begin + i] = device::load_value(bucket.dtype, bytes.data(), i);
+  });
 }
 
 void write_frozen(const ShardedState& state, const Bucket& bucket, Range range,
-                  const float* values) noexcept {
-  std::byte* data = state.parameter_at(range.begin);
-  for (std::int64_t i = 0; i < range.size(); ++i)
-    device::store_value(bucket.dtype, data, i, values[i]);
+                  const float* values) {
+  std::vector<std::byte> bytes;
+  device::for_each_part(range.begin, range.size(), [&](std::int64_t begin, std::int64_t count) {
+    bytes.resize(static_cast<std::size_t>(count * size_of(bucket.dtype)));
+    for (std::int64_t i = 0; i < count; ++i)
+      device::store_value(bucket.dtype, bytes.data(), i, values[begin - range.begin + i]);
+    state.device().copy(state.parameter_at(begin), bytes.data(), bytes.size());
+  });
 }
 
 }  // namespace shardmix::optimizer

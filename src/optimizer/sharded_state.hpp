@@ -77,17 +77,21 @@ class ShardedState {
   /// The memory of slice `bucket`, but for its random keys.
   [[nodiscard]] device::UpdateArrays arrays(std::size_t bucket) const;
 
-  void zero_gradients() noexcept;
+  void zero_gradients();
   [[nodiscard]] std::span<std::byte> all_gradients() const noexcept;
   /// The whole parameter buffer of this rank.
   [[nodiscard]] std::span<std::byte> all_parameters() const noexcept;
+  // What follows reads and writes at once: what is queued for that memory must be done.
+
   /// Starts the master weights at the parameters' values.
-  void start_master() noexcept;
+  void start_master();
 
   /// Copies a part of this rank's slice `bucket` of a state to or from fp32. Writing `master`
-  /// writes the parameter of this rank too.
-  void read(State state, std::size_t bucket, layout::Range range, float* values) const noexcept;
-  void write(State state, std::size_t bucket, layout::Range range, const float* values) noexcept;
+  /// writes the parameter of this rank too. read() may be called from any thread.
+  void read(State state, std::size_t bucket, layout::Range range, float* values) const;
+  void write(State state, std::size_t bucket, layout::Range range, const float* values);
+
+  [[nodiscard]] device::Device& device() const noexcept { return device_; }
 
   [[nodiscard]] MemoryReport memory() const noexcept;
 
@@ -121,8 +125,8 @@ class ShardedState {
 
 /// Frozen parameters have no state: their values are read and written in the parameter buffer.
 void read_frozen(const ShardedState& state, const layout::Bucket& bucket, layout::Range range,
-                 float* values) noexcept;
+                 float* values);
 void write_frozen(const ShardedState& state, const layout::Bucket& bucket, layout::Range range,
-                  const float* values) noexcept;
+                  const float* values);
 
 }  // namespace shardmix::optimizer

@@ -154,7 +154,8 @@ StepReport step(const Runtime& runtime, ShardedOptimizer& optimizer, const Case&
   for (const Parameter& p : optimizer.parameters()) {
     ++number;
     if (!p.group.trainable) continue;
-    const TensorView view = optimizer.gradient(p.name);
+    const shardmix::testing::OnHost host(optimizer, optimizer.gradient(p.name));
+    const TensorView& view = host.view();
     for (std::uint32_t i = 0; i < view.elements; ++i) {
       const double own =
           mean_gradient(now, number, i) + deviation(now, number, i, runtime.rank(), runtime.size());
@@ -162,7 +163,7 @@ StepReport step(const Runtime& runtime, ShardedOptimizer& optimizer, const Case&
     }
   }
   if (is_skipped(now) && runtime.rank() + 1 == runtime.size()) {
-    shardmix::testing::set_value(optimizer.gradient("prime"), 5,
+    shardmix::testing::set_value(optimizer, optimizer.gradient("prime"), 5,
                                  std::numeric_limits<double>::infinity());
   }
   return optimizer.step();
@@ -187,7 +188,8 @@ void each_array(ShardedOptimizer& optimizer, const Take& take) {
     }
   }
   for (const Parameter& p : optimizer.parameters()) {
-    const TensorView view = optimizer.parameter(p.name);
+    const shardmix::testing::OnHost host(optimizer, optimizer.parameter(p.name));
+    const TensorView& view = host.view();
     std::vector<float> values;
     for (std::int64_t i = 0; i < view.elements; ++i)
       values.push_back(static_cast<float>(shardmix::testing::value_of(view, i)));
@@ -376,7 +378,8 @@ struct AnyGradients {
       for (const Parameter& p : optimizer.parameters()) {
         ++number;
         if (!p.group.trainable) continue;
-        const TensorView view = optimizer.gradient(p.name);
+        const shardmix::testing::OnHost host(optimizer, optimizer.gradient(p.name));
+        const TensorView& view = host.view();
         for (std::uint32_t i = 0; i < view.elements; ++i) {
           shardmix::testing::set_value(
               view, i, gradient(optimizer.clocks().step + 1, number, i, runtime.rank()));

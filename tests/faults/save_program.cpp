@@ -109,7 +109,8 @@ struct Training {
     }
     std::uint64_t number = 0;
     for (const Parameter& p : optimizer.parameters()) {
-      const TensorView view = optimizer.parameter(p.name);
+      const shardmix::testing::OnHost host(optimizer, optimizer.parameter(p.name));
+      const TensorView& view = host.view();
       ++number;
       for (std::int64_t i = 0; rank == 0 && i < view.elements; ++i)
         add(100, number, i, static_cast<float>(shardmix::testing::value_of(view, i)));

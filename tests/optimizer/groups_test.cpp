@@ -25,9 +25,11 @@ class GroupsTest : public ::testing::Test {
   std::map<std::string, std::vector<double>> trained(const Rule& rule, const Group& group,
                                                      StateFormat state) {
     ShardedOptimizer optimizer(runtime_, twins(group), rule, {.state = state});
-    const auto fill = [](const TensorView& view, std::uint32_t step) {
+    const auto fill = [&](const TensorView& view, std::uint32_t step) {
+      const testing::OnHost host(optimizer, view);
       for (std::int64_t i = 0; i < view.elements; ++i)
-        testing::set_value(view, i, testing::noise(1, step, 0, static_cast<std::uint32_t>(i)));
+        testing::set_value(host.view(), i,
+                           testing::noise(1, step, 0, static_cast<std::uint32_t>(i)));
     };
     for (const char* name : {"plain", "other"}) fill(optimizer.parameter(name), 0);
     optimizer.broadcast_parameters();

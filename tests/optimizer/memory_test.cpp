@@ -14,16 +14,35 @@ class CountingDevice final : public device::Device {
  public:
   explicit CountingDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
 
-  void* allocate(std::size_t bytes) override {
+  void* allocate(std::size_t bytes, device::MemoryKind kind) override {
     bytes_ += static_cast<std::int64_t>(bytes);
-    return inner_->allocate(bytes);
+    return inner_->allocate(bytes, kind);
   }
-  void release(void* memory, std::size_t bytes) noexcept override {
+  void release(void* memory, std::size_t bytes, device::MemoryKind kind) noexcept override {
     bytes_ -= static_cast<std::int64_t>(bytes);
-    inner_->release(memory, bytes);
+    inner_->release(memory, bytes, kind);
   }
   void discard(std::byte* memory, std::size_t bytes) override { inner_->discard(memory, bytes); }
   void reduce(const device::ReduceTask& task) override { inner_->reduce(task); }
+  void sum_squares(const double* squares, std::int64_t blocks, device::SquareSum* sum) override {
+    inner_->sum_squares(squares, blocks, sum);
+  }
+  void add_sums(const device::SquareSum* sums, std::int64_t count,
+                device::SquareSum* total) override {
+    inner_->add_sums(sums, count, total);
+  }
+  void decide(const device::DecideTask& task) override { inner_->decide(task); }
+  void zero(void* memory, std::size_t bytes) override { inner_->zero(memory, bytes); }
+  void queue_copy(void* to, const void* from, std::size_t bytes) override {
+    inner_->queue_copy(to, from, bytes);
+  }
+  void copy(void* to, const void* from, std::size_t bytes) override {
+    inner_->copy(to, from, bytes);
+  }
+  bool is_idle() override { return inner_->is_idle(); }
+  bool is_decided() override { return inner_->is_decided(); }
+  void synchronize() override { inner_->synchronize(); }
+  [[nodiscard]] bool is_host() const noexcept override { return inner_->is_host(); }
   void update(const device::UpdateTask& task) override { inner_->update(task); }
   void stream(const device::StreamTask& task) override { inner_->stream(task); }
   [[nodiscard]] std::string description() const override { return inner_->description(); }
@@ -93,10 +112,12 @@ TEST(Memory, FollowsTheTable) {
           const std::int64_t before = device.bytes();
           const ShardedOptimizer optimizer(runtime, parameters, rule, options);
           EXPECT_EQ(optimizer.memory(), expected);
-          // Besides: a double for each block's squares, and the step's scalars.
-          const std::int64_t scratch = n / runtime.size() / 256 * 8;
-          EXPECT_NEAR(static_cast<double>(device.bytes() - before - scratch),
-                      static_cast<double>(expected.total()), 64.0);
+          // Besides: a double for each block's squares, their sums of the bucket and of all, and
+          // what was decided, twice.
+          constexpr std::int64_t decided =
+              2 * (sizeof(device::SquareSum) + sizeof(device::UpdateControl));
+          EXPECT_EQ(device.bytes() - before,
+                    expected.total() + n / runtime.size() / 256 * 8 + decided);
         }
       }
     }

@@ -26,14 +26,12 @@ TEST_F(PrecisionTest, UpdatesBelowTheSpacingAddUpWithoutMaster) {
     Parameters parameters;
     parameters.add("weight", {n}, dtype);
     ShardedOptimizer optimizer(runtime_, parameters, rule, {.master = Master::none});
-    for (std::int64_t i = 0; i < n; ++i) {
-      testing::set_value(optimizer.parameter("weight"), i, 1.0);
-      testing::set_value(optimizer.gradient("weight"), i, 0.5);  // its size is divided out
-    }
+    testing::set_values(optimizer, optimizer.parameter("weight"), 1.0);
+    testing::set_values(optimizer, optimizer.gradient("weight"), 0.5);  // its size is divided out
     optimizer.broadcast_parameters();
     for (int step = 0; step < steps; ++step) optimizer.step();
     double sum = 0.0;
-    for (std::int64_t i = 0; i < n; ++i) sum += testing::value_of(optimizer.parameter("weight"), i);
+    for (const double x : testing::values_of(optimizer, optimizer.parameter("weight"))) sum += x;
     // The number of moves is binomial, about 1 on average with a deviation of 1.
     EXPECT_NEAR((1.0 - sum / n) / spacing, 1.0, 0.05) << name_of(dtype);
   }
@@ -61,10 +59,12 @@ double distance(ShardedOptimizer& a, ShardedOptimizer& b, ShardedOptimizer& star
   double apart = 0.0;
   double way = 0.0;
   for (const Parameter& p : a.parameters()) {
-    for (std::int64_t i = 0; i < p.elements(); ++i) {
-      const double x = testing::value_of(a.parameter(p.name), i);
-      apart += std::pow(x - testing::value_of(b.parameter(p.name), i), 2);
-      way += std::pow(x - testing::value_of(start.parameter(p.name), i), 2);
+    const std::vector<double> x = testing::values_of(a, a.parameter(p.name));
+    const std::vector<double> other = testing::values_of(b, b.parameter(p.name));
+    const std::vector<double> begin = testing::values_of(start, start.parameter(p.name));
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      apart += std::pow(x[i] - other[i], 2);
+      way += std::pow(x[i] - begin[i], 2);
     }
   }
   return std::sqrt(apart / way);

@@ -75,7 +75,8 @@ TEST_P(ReferenceTest, TrainsAsTheOracleDoes) {
   // Where the ranks' gradients nearly cancel, the mean that is left has few right digits, and the
   // rule divides its size out.
   for (std::size_t p = 0; p < optimizer.parameters().size(); ++p) {
-    const TensorView view = optimizer.parameter(optimizer.parameters()[p].name);
+    const testing::OnHost host(optimizer, optimizer.parameter(optimizer.parameters()[p].name));
+    const TensorView& view = host.view();
     const double tolerance = view.dtype == fp32 ? 2e-6 : view.dtype == bf16 ? 0x1p-8 : 0x1p-11;
     for (std::int64_t i = 0; i < view.elements; ++i) {
       const double expected = reference.element(p, static_cast<std::size_t>(i)).theta;

@@ -32,8 +32,8 @@ TEST_F(RobustnessTest, ABadGradientOnOneRankSkipsTheStepOnAll) {
     for (const float bad : {infinity, -infinity, std::nanf(""), 1e30f}) {
       testing::write_gradients(optimizer, 1, rank_);
       if (runtime_.rank() == last_) {
-        testing::set_value(optimizer.gradient("matrix"), 100, bad);
-        testing::set_value(optimizer.gradient("matrix"), 77, bad);
+        testing::set_value(optimizer, optimizer.gradient("matrix"), 100, bad);
+        testing::set_value(optimizer, optimizer.gradient("matrix"), 77, bad);
       }
       const auto before = testing::snapshot(optimizer);
       const StepReport report = optimizer.step();
@@ -83,7 +83,8 @@ TEST_F(RobustnessTest, ABadMicroBatchSkipsTheStepToo) {
   ShardedOptimizer optimizer(runtime_, testing::awkward_parameters(), AdamW{});
   testing::start(optimizer, runtime_.rank());
   testing::write_gradients(optimizer, 1, rank_);
-  if (runtime_.rank() == last_) testing::set_value(optimizer.gradient("scalar"), 0, std::nan(""));
+  if (runtime_.rank() == last_)
+    testing::set_value(optimizer, optimizer.gradient("scalar"), 0, std::nan(""));
   optimizer.accumulate();
   testing::write_gradients(optimizer, 1, rank_);
   const StepReport report = optimizer.step();
@@ -99,7 +100,7 @@ TEST_F(RobustnessTest, SubnormalAndZeroGradientsAreFine) {
   testing::start(optimizer, runtime_.rank());
   StepReport report = optimizer.step();
   EXPECT_EQ(report.gradient_norm, 0.0);
-  testing::set_value(optimizer.gradient("prime"), 3, 1e-44);
+  testing::set_value(optimizer, optimizer.gradient("prime"), 3, 1e-44);
   report = optimizer.step();
   EXPECT_FALSE(report.skipped);
   EXPECT_NEAR(report.gradient_norm, runtime_.size() == 3 ? report.gradient_norm : 1e-44, 2e-45);

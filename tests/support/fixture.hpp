@@ -58,6 +58,36 @@ inline void set_value(const TensorView& view, std::int64_t i, double value) {
   }
 }
 
+/// A view's values on the host; changed ones go back at the end of the scope.
+class OnHost {
+ public:
+  OnHost(ShardedOptimizer& optimizer, const TensorView& there)
+      : optimizer_(optimizer), there_(there), here_(there) {
+    memory_.resize(static_cast<std::size_t>(there.elements) + 1);
+    here_.data = memory_.data();
+    optimizer.read(there, here_.data);
+    before_ = memory_;
+  }
+  ~OnHost() {
+    if (memory_ != before_) optimizer_.write(there_, here_.data);
+  }
+  OnHost(const OnHost&) = delete;
+  OnHost& operator=(const OnHost&) = delete;
+  [[nodiscard]] const TensorView& view() const noexcept { return here_; }
+
+ private:
+  ShardedOptimizer& optimizer_;
+  TensorView there_;
+  TensorView here_;
+  std::vector<std::uint32_t> memory_;
+  std::vector<std::uint32_t> before_;
+};
+
+inline void set_value(ShardedOptimizer& optimizer, const TensorView& view, std::int64_t i,
+                      double value) {
+  set_value(OnHost(optimizer, view).view(), i, value);
+}
+
 /// The value of `dtype` that set_value() stores.
 inline double rounded(DType dtype, double value) {
   std::uint32_t memory = 0;
@@ -66,12 +96,22 @@ inline double rounded(DType dtype, double value) {
   return value_of(view, 0);
 }
 
+inline std::vector<double> values_of(ShardedOptimizer& optimizer, const TensorView& view) {
+  const OnHost host(optimizer, view);
+  std::vector<double> values;
+  for (std::int64_t i = 0; i < view.elements; ++i) values.push_back(value_of(host.view(), i));
+  return values;
+}
+inline void set_values(ShardedOptimizer& optimizer, const TensorView& view, double value) {
+  const OnHost host(optimizer, view);
+  for (std::int64_t i = 0; i < view.elements; ++i) set_value(host.view(), i, value);
+}
+
 /// All values of all parameters, as they are in the buffers: for comparing bits.
 inline std::map<std::string, std::vector<double>> snapshot(ShardedOptimizer& optimizer) {
   std::map<std::string, std::vector<double>> values;
   for (const Parameter& p : optimizer.parameters()) {
-    const TensorView view = optimizer.parameter(p.name);
-    for (std::int64_t i = 0; i < view.elements; ++i) values[p.name].push_back(value_of(view, i));
+    if (p.elements() > 0) values[p.name] = values_of(optimizer, optimizer.parameter(p.name));
   }
   return values;
 }
@@ -79,7 +119,8 @@ inline std::map<std::string, std::vector<double>> snapshot(ShardedOptimizer& opt
 inline void start(ShardedOptimizer& optimizer, int rank = 0) {
   std::uint32_t number = 0;
   for (const Parameter& p : optimizer.parameters()) {
-    const TensorView view = optimizer.parameter(p.name);
+    const OnHost host(optimizer, optimizer.parameter(p.name));
+    const TensorView& view = host.view();
     for (std::int64_t i = 0; i < view.elements; ++i) {
       // Other ranks hold something else until rank 0's values reach them.
       set_value(view, i, rank + noise(1, 0, number, static_cast<std::uint32_t>(i)));
@@ -96,7 +137,8 @@ inline void write_gradients(ShardedOptimizer& optimizer, std::uint32_t step, std
   for (const Parameter& p : optimizer.parameters()) {
     ++number;
     if (!p.group.trainable) continue;
-    const TensorView view = optimizer.gradient(p.name);
+    const OnHost host(optimizer, optimizer.gradient(p.name));
+    const TensorView& view = host.view();
     for (std::int64_t i = 0; i < view.elements; ++i) {
       set_value(view, i, scale * noise(100 + slot, step, number, static_cast<std::uint32_t>(i)));
     }

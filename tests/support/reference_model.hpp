@@ -19,7 +19,8 @@ class ReferenceModel {
       : rule_(std::move(rule)), clip_norm_(clip_norm) {
     for (const Parameter& p : optimizer.parameters()) {
       auto& elements = elements_.emplace_back();
-      const TensorView view = optimizer.parameter(p.name);
+      const OnHost host(optimizer, optimizer.parameter(p.name));
+      const TensorView& view = host.view();
       for (std::int64_t i = 0; i < view.elements; ++i)
         elements.push_back({.theta = value_of(view, i)});
       groups_.push_back(p.group);

@@ -1,0 +1,10 @@
+#include "comm/device_share.hpp"
+#include "shardmix/error.hpp"
+
+namespace shardmix::comm {
+
+std::unique_ptr<DeviceShare> share_device(device::Device& /*device*/) {
+  throw DeviceError("this build of shardmix has no CUDA");
+}
+
+}  // namespace shardmix::comm

@@ -1,0 +1,30 @@
+#pragma once
+
+/// What a step does with its gradient, from the squares of all ranks.
+
+#include <cmath>
+
+#include "device/device.hpp"
+#include "math/qualifiers.hpp"
+
+namespace shardmix::device {
+
+/// Whether a block's square is that of usable gradients: see ReduceTask.
+[[nodiscard]] SHARDMIX_HOST_DEVICE bool is_usable_square(double square) {
+  return square <= 1.7976931348623157e308;  // the largest; false for a nan
+}
+
+[[nodiscard]] SHARDMIX_HOST_DEVICE UpdateControl decision(const DecideTask& task) {
+  UpdateControl control;
+  if (task.squares->unusable != 0) {
+    control.skip = 1;
+    return control;
+  }
+  control.norm = sqrt(math::ExactSum::value_of(task.squares->digits));
+  const double norm = control.norm * task.mean;
+  if (task.clip_norm > 0.0 && norm > task.clip_norm) control.clip_scale = task.clip_norm / norm;
+  control.gradient_scale = static_cast<float>(task.mean * control.clip_scale);
+  return control;
+}
+
+}  // namespace shardmix::device
