@@ -31,7 +31,10 @@ void set_strict(bool is) {
 void end_with(const std::string& sentence) {
   const std::string line = "emulated GPU: " + sentence + "\n";
   [[maybe_unused]] const auto written = write(STDERR_FILENO, line.data(), line.size());
-  if (!in_device_process()) std::abort();
+  if (!in_device_process()) {
+    end_device_process();
+    std::abort();
+  }
   kill(getppid(), SIGABRT);
   _exit(1);
 }

@@ -87,7 +87,7 @@ void put_done(Segment* where, int slot, std::uint64_t record) {
   state.nanoseconds = device_clock();
   std::atomic<std::uint64_t>& place = state.done[record % EventState::remembered];
   if (place < record) place = record;
-  if (where != &segment()) ring(*where);
+  if (where != &segment()) ring(where->bell);
 }
 
 }  // namespace
@@ -152,7 +152,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t handle, 
   const std::uint64_t record = last_record(*event);
   if (record == 0) return cudaSuccess;
   return submit(*stream, [where = event->where, slot = event->slot, record] {
-    wait_until(*where, [&] { return where->events[slot].is_done(record); });
+    wait_until(where->bell, [&] { return where->events[slot].is_done(record); });
   });
 }
 
@@ -167,7 +167,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   EMULATION_TRY(open_uncaptured(handle, "cudaEventSynchronize", event));
   count(&Counts::host_waits);
   const std::uint64_t record = last_record(*event);
-  wait_until(*event->where, [&] { return state_of(*event).is_done(record); });
+  wait_until(event->where->bell, [&] { return state_of(*event).is_done(record); });
   return cudaSuccess;
 }
 

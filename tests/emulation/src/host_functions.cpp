@@ -18,17 +18,17 @@ void ask_host(cudaHostFn_t function, void* data) {
   const std::lock_guard lock(one_at_a_time);
   segment().host_data = data;
   segment().host_function = function;
-  ring(segment());
-  wait_until(segment(), [] { return segment().host_function == nullptr; });
+  ring(segment().bell);
+  wait_until(segment().bell, [] { return segment().host_function == nullptr; });
 }
 
 void* serve(void* /*nothing*/) {
   set_in_host_function(true);
   for (;;) {
-    wait_until(segment(), [] { return segment().host_function != nullptr; });
+    wait_until(segment().bell, [] { return segment().host_function != nullptr; });
     segment().host_function.load()(segment().host_data);
     segment().host_function = nullptr;
-    ring(segment());
+    ring(segment().bell);
   }
 }
 

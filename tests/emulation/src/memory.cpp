@@ -20,6 +20,7 @@ cudaError_t allocate(Kind kind, void** memory, std::size_t bytes, bool begins_pa
     return noted(cudaErrorMemoryAllocation);
   Allocation* made = new_allocation(kind, bytes, device, begins_page);
   if (made == nullptr) return noted(cudaErrorMemoryAllocation);
+  made->is_exportable = kind == Kind::device && !begins_page;
   map_pages(*made);
   run_in_device([made] { map_pages(*made); });
   *memory = reinterpret_cast<void*>(made->begin);
@@ -36,9 +37,9 @@ cudaError_t owned(const void* memory, const char* call, Kind kind, Kind other,
     return misuse(cudaErrorInvalidValue, "{} was given {:#x}, which it can't free: {}", call,
                   address, is_in_arenas(address) ? describe(address) : "memory of the host");
   }
-  if (allocation->importers != 0) {
+  if (const int importers = importers_of(*allocation); importers > 0) {
     return misuse(cudaErrorInvalidValue, "{}: {} is still open in {} other processes", call,
-                  describe(*allocation), allocation->importers.load());
+                  describe(*allocation), importers);
   }
   return cudaSuccess;
 }

@@ -131,8 +131,7 @@ __attribute__((destructor)) void end() {
     }
     usleep(1000);
   }
-  kill(shared->device, SIGKILL);
-  waitpid(shared->device, nullptr, 0);
+  end_device_process();
   if (has_leaks) _exit(23);
 }
 
@@ -161,19 +160,16 @@ std::int64_t setting(const char* name, std::int64_t otherwise) {
   return value;
 }
 
+void end_device_process() {
+  if (!is_host() || shared->device == 0) return;
+  kill(shared->device, SIGKILL);
+  waitpid(shared->device, nullptr, 0);
+}
+
 FilePath file_path(int process, int descriptor) {
   FilePath path{};
   std::snprintf(path.text, sizeof path.text, "/proc/%d/fd/%d", process, descriptor);
   return path;
-}
-
-Segment* map_segment(int host) {
-  if (host == shared->host) return shared;
-  const int file = open(file_path(host, shared_file).text, O_RDWR | O_CLOEXEC);
-  if (file < 0) return nullptr;
-  Segment* mapped = map_shared(file);
-  close(file);
-  return mapped;
 }
 
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen) {
@@ -185,9 +181,9 @@ void futex_wake(std::atomic<std::uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, 1 << 30, nullptr, nullptr, 0);
 }
 
-void ring(Segment& where) {
-  where.bell.fetch_add(1);
-  futex_wake(where.bell);
+void ring(std::atomic<std::uint32_t>& bell) {
+  bell.fetch_add(1);
+  futex_wake(bell);
 }
 
 void check_other_process() {

@@ -13,11 +13,12 @@ namespace emulation {
 /// Whether this process has a device process: not so in a child that the host forked.
 [[nodiscard]] bool is_host();
 
+/// Host, before it ends by an error: leaves no process behind.
+void end_device_process();
+
 /// A number from the environment, or `otherwise`.
 [[nodiscard]] std::int64_t setting(const char* name, std::int64_t otherwise);
 
-/// Maps the segment of another host process of this machine; null if it can't be had.
-[[nodiscard]] Segment* map_segment(int host);
 /// The path of a file of another process: "/proc/PID/fd/N".
 struct FilePath {
   char text[64];

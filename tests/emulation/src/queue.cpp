@@ -52,7 +52,7 @@ std::uint64_t push(int number, const Command& made) {
   std::uint64_t at = queue.written.load();
   const std::uint64_t left = queue_bytes - at % queue_bytes;
   const std::uint64_t skipped = left < all ? left : 0;
-  wait_until(segment(), [&] { return at + skipped + all - queue.read.load() <= queue_bytes; });
+  wait_until(segment().bell, [&] { return at + skipped + all - queue.read.load() <= queue_bytes; });
   if (skipped != 0) {
     *reinterpret_cast<Header*>(place(number, at)) = {nullptr, skipped - step, false};
     at += skipped;
@@ -71,7 +71,7 @@ bool is_done(int queue, std::uint64_t count) {
 }
 
 void wait_for(int queue, std::uint64_t count) {
-  wait_until(segment(), [&] { return is_done(queue, count); });
+  wait_until(segment().bell, [&] { return is_done(queue, count); });
 }
 
 void work(int number) {
@@ -95,7 +95,7 @@ void work(int number) {
       queue.completed.fetch_add(1);
     }
     queue.read.store(at + step + header.bytes);
-    ring(segment());
+    ring(segment().bell);
   }
 }
 

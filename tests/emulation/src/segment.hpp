@@ -13,6 +13,7 @@ constexpr int most_devices = 8;
 constexpr int most_queues = 256;
 constexpr int most_events = 16384;
 constexpr int most_allocations = 1 << 20;
+constexpr int most_importers = 16;
 constexpr std::size_t queue_bytes = 1 << 20;
 constexpr std::size_t landing_bytes = 1 << 20;
 
@@ -49,8 +50,9 @@ struct Allocation {
   std::int64_t number = 0;
   std::int32_t device = 0;
   Kind kind = Kind::device;
+  bool is_exportable = false;  ///< to other processes
   std::atomic<bool> is_live{false};
-  std::atomic<std::int32_t> importers{0};  ///< other processes that have it open
+  std::atomic<std::int32_t> importers[most_importers]{};  ///< processes that have it open, or 0
 };
 
 struct Segment {
@@ -73,11 +75,11 @@ struct Segment {
 /// Of this process.
 [[nodiscard]] Segment& segment();
 
-/// Wakes all that wait for something in `where` to be done.
-void ring(Segment& where);
-/// Waits until `ready()`, which what is done in `where` may make true.
+/// Wakes all that wait at a bell, which processes may share.
+void ring(std::atomic<std::uint32_t>& bell);
+/// Waits until `ready()`, which may become true when the bell is rung.
 template <class Ready>
-void wait_until(Segment& where, const Ready& ready);
+void wait_until(std::atomic<std::uint32_t>& bell, const Ready& ready);
 
 /// Waits until the word isn't `seen` any more, or some time has gone by.
 void futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t seen);
@@ -86,11 +88,11 @@ void futex_wake(std::atomic<std::uint32_t>& word);
 void check_other_process();
 
 template <class Ready>
-void wait_until(Segment& where, const Ready& ready) {
+void wait_until(std::atomic<std::uint32_t>& bell, const Ready& ready) {
   for (;;) {
-    const std::uint32_t seen = where.bell.load();
+    const std::uint32_t seen = bell.load();
     if (ready()) return;
-    futex_wait(where.bell, seen);
+    futex_wait(bell, seen);
     check_other_process();
   }
 }
