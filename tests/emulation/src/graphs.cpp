@@ -92,11 +92,9 @@ cudaError_t join(Stream& stream, const Event& event) {
     invalidate(*stream.capture);
     return noted(cudaErrorStreamCaptureIsolation);
   }
-  {
-    const std::lock_guard lock(mutex);
-    if (!live<Capture>().contains(event.capture))
-      return misuse(cudaErrorInvalidValue,
-                    "cudaStreamWaitEvent: the event was recorded in a capture that is over");
+  if (event.capture->is_over) {
+    return misuse(cudaErrorInvalidValue,
+                  "cudaStreamWaitEvent: the event was recorded in a capture that is over");
   }
   if (event.capture->is_invalid) return noted(cudaErrorStreamCaptureInvalidated);
   if (stream.capture == nullptr) {
@@ -160,12 +158,13 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mo
   if (stream->is_legacy) return noted(cudaErrorStreamCaptureUnsupported);
   if (stream->capture != nullptr)
     return misuse(cudaErrorIllegalState, "cudaStreamBeginCapture: the stream is captured already");
-  auto* capture = new Capture{.origin = stream, .mode = mode, .thread = std::this_thread::get_id()};
+  const auto capture = std::make_shared<Capture>(
+      Capture{.origin = stream, .mode = mode, .thread = std::this_thread::get_id()});
   capture->streams.push_back(stream);
   stream->capture = capture;
   stream->frontier.clear();
   const std::lock_guard lock(mutex);
-  live<Capture>().insert(capture);
+  live<Capture>().insert(capture.get());
   return cudaSuccess;
 }
 
@@ -173,7 +172,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   Stream* stream = nullptr;
   EMULATION_TRY(open_stream(handle, "cudaStreamEndCapture", stream));
   *graph = nullptr;
-  Capture* capture = stream->capture;
+  const std::shared_ptr<Capture> capture = stream->capture;
   if (capture == nullptr)
     return misuse(cudaErrorIllegalState, "cudaStreamEndCapture: the stream isn't captured");
   if (capture->origin != stream) {
@@ -186,13 +185,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   const bool is_whole = is_joined(*capture);
   for (Stream* member : capture->streams) member->capture = nullptr;
   const std::lock_guard lock(mutex);
-  live<Capture>().erase(capture);
+  live<Capture>().erase(capture.get());
+  capture->is_over = true;
   const bool is_invalid = capture->is_invalid;
   if (!is_invalid && is_whole) {
     *graph = new CUgraph_st{std::move(capture->nodes)};
     live<CUgraph_st>().insert(*graph);
   }
-  delete capture;
   if (is_invalid) return noted(cudaErrorStreamCaptureInvalidated);
   return is_whole ? cudaSuccess : noted(cudaErrorStreamCaptureUnjoined);
 }

@@ -19,6 +19,7 @@ struct Capture {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   std::thread::id thread = {};
   bool is_invalid = false;
+  bool is_over = false;
   std::vector<Stream*> streams = {};
   std::vector<Node> nodes = {};
 };

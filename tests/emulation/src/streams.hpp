@@ -3,6 +3,7 @@
 /// Streams and events as the host's process knows them.
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "emulated/api.hpp"
@@ -22,7 +23,7 @@ struct CUstream_st {
   std::uint64_t last = 0;         ///< the number of its last command in its queue
   std::uint64_t legacy_seen = 0;  ///< as far as it waits for the legacy stream's commands
   std::uint64_t seen_by_legacy = 0;
-  emulation::Capture* capture = nullptr;
+  std::shared_ptr<emulation::Capture> capture = nullptr;
   std::vector<std::size_t> frontier =
       {};  ///< the capture's nodes that come next before what follows
 };
@@ -34,7 +35,7 @@ struct CUevent_st {
   int device = 0;
   std::uint64_t before = 0;  ///< records of the slot's earlier owners
   bool is_imported = false;
-  emulation::Capture* capture = nullptr;  ///< where it was last recorded
+  std::shared_ptr<emulation::Capture> capture = nullptr;  ///< where it was last recorded
   std::vector<std::size_t> frontier = {};
 };
 
