@@ -232,6 +232,7 @@ std::string describe(const Allocation& a) {
 }
 
 std::string describe(std::uintptr_t address) {
+  if (!is_in_arenas(address)) return "memory of the host";
   const Allocation* nearest = nullptr;
   std::uint64_t distance = 0;
   const int count = segment().allocations.load();

@@ -15,9 +15,8 @@
 #include "errors.hpp"
 #include "process.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
+/// Where a sanitizer is there, of addresses or of undefined behaviour.
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
 
 namespace emulation {
 namespace {
@@ -62,13 +61,11 @@ void explain_in_host(int number, siginfo_t* info, void* /*context*/) {
   sigaction(number, &next, nullptr);  // the access is tried again, and fails there
 }
 
-#if defined(__SANITIZE_ADDRESS__)
 /// After a sanitizer's report.
 void follow_sanitizer() {
   say(running_thread() + " did what a sanitizer refuses");
   kill(getppid(), SIGABRT);
 }
-#endif
 
 }  // namespace
 
@@ -87,9 +84,7 @@ void watch_for_faults() {
   }
   if (!in_device_process()) return;
   give_signal_stack();
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_set_death_callback(follow_sanitizer);
-#endif
+  if (__sanitizer_set_death_callback != nullptr) __sanitizer_set_death_callback(follow_sanitizer);
 }
 
 void give_signal_stack() {

@@ -4,6 +4,7 @@
 
 #include "arena.hpp"
 #include "graphs.hpp"
+#include "nccl_communicator.hpp"
 #include "process.hpp"
 #include "streams.hpp"
 
@@ -23,6 +24,8 @@ bool report_leaks() {
   if (const int left = streams_left(); left > 0) say(fmt::format("{} streams", left));
   if (const int left = events_left(); left > 0) say(fmt::format("{} events", left));
   if (const int left = graphs_left(); left > 0) say(fmt::format("{} graphs", left));
+  if (const int left = nccl::communicators_left(); left > 0)
+    say(fmt::format("{} communicators", left));
   return has_leaks;
 }
 

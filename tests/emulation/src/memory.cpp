@@ -35,7 +35,7 @@ cudaError_t owned(const void* memory, const char* call, Kind kind, Kind other,
   if (allocation == nullptr || allocation->begin != address ||
       (allocation->kind != kind && allocation->kind != other)) {
     return misuse(cudaErrorInvalidValue, "{} was given {:#x}, which it can't free: {}", call,
-                  address, is_in_arenas(address) ? describe(address) : "memory of the host");
+                  address, describe(address));
   }
   if (const int importers = importers_of(*allocation); importers > 0) {
     return misuse(cudaErrorInvalidValue, "{}: {} is still open in {} other processes", call,

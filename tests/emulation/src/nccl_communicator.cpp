@@ -117,6 +117,11 @@ ncclResult_t begin_call(Communicator& c) {
   return ncclInProgress;
 }
 
+int communicators_left() {
+  const std::lock_guard lock(mutex);
+  return static_cast<int>(live().size());
+}
+
 }  // namespace emulation::nccl
 
 using namespace emulation;

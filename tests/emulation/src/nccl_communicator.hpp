@@ -45,6 +45,8 @@ using Communicator = ncclComm;
 /// Puts pending groups into their streams.
 void submit_pending(Communicator& communicator);
 
+[[nodiscard]] int communicators_left();
+
 template <class... Args>
 [[nodiscard]] ncclResult_t refuse(ncclResult_t result, fmt::format_string<Args...> format,
                                   Args&&... args) {
