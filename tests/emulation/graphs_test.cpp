@@ -85,13 +85,11 @@ TEST_F(Capture, FollowsEventsToOtherStreams) {
   cudaGraphExec_t graph = end();
   int a = 1;
   int b = 0;
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 8; ++round) {
     EXPECT_CUDA(cudaGraphLaunch(graph, main_));
     b += 5;
-    a = (a * 3 + b) % 1'000'000'007;
-    if (round < 8) {
-      EXPECT_EQ(a_.values()[0], a);
-    }
+    a = a * 3 + b;
+    EXPECT_EQ(a_.values()[0], a);
   }
   EXPECT_EQ(b_.values()[0], b);
   EXPECT_CUDA(cudaGraphExecDestroy(graph));

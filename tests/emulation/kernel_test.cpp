@@ -234,7 +234,8 @@ TEST(KernelDeathTest, ExchangesThatDontMatch) {
 TEST(KernelDeathTest, Faults) {
   EXPECT_KERNEL_DEATH(
       launch(1, 1, nullptr, &write_null, static_cast<int*>(nullptr)),
-      "write_null.*thread \\(0, 0, 0\\).*wrote to 0, a null pointer|wrote to 0x0, a null");
+      "write_null.*thread \\(0, 0, 0\\).*wrote to 0, a null pointer|wrote to 0x0, a null|"
+      "store to null pointer");
   DeviceArray<int> out(64);
   EXPECT_KERNEL_DEATH(launch(1, 1, nullptr, &deep_recursion, out.data(), 1000), "deep_recursion");
 }

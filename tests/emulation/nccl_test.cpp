@@ -5,6 +5,8 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
+#include <string>
 
 #include "support.hpp"
 
@@ -159,6 +161,23 @@ TEST_F(Nccl, GathersAndBroadcasts) {
         ncclBroadcast(own.data(), to.data(), count, ncclFloat32, root, communicator_, stream_));
     EXPECT_EQ(to.values(), std::vector<float>(count, static_cast<float>(root + 1)));
   }
+}
+
+TEST_F(Nccl, MayRefuseTwoRanksOnOneGpu) {
+  setenv("EMULATION_NCCL_DUPLICATE", "0", 1);
+  ncclUniqueId id{};
+  if (rank_ == 0) {
+    ASSERT_NCCL(ncclGetUniqueId(&id));
+  }
+  MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, MPI_COMM_WORLD);
+  ncclComm_t other = nullptr;
+  EXPECT_EQ(ncclCommInitRank(&other, size_, id, rank_),
+            size_ == 1 ? ncclSuccess : ncclInvalidUsage);
+  if (size_ > 1) {
+    EXPECT_NE(std::string(ncclGetLastError(other)).find("Duplicate GPU"), std::string::npos);
+  }
+  EXPECT_NCCL(ncclCommAbort(other));
+  setenv("EMULATION_NCCL_DUPLICATE", "1", 1);
 }
 
 /// All to all, several messages a pair, some of nothing.

@@ -1,5 +1,8 @@
 // Streams and events: what is ordered and what isn't.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
 
@@ -251,6 +254,54 @@ TEST(Devices, TellWhatTheyAre) {
   EXPECT_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, &put, 256, 0));
   EXPECT_EQ(blocks, 8);
   EXPECT_DEATH(cudaSetDevice(1), "device 1; there are 1");
+}
+
+/// With EMULATION_DEVICES=2: memory and streams of either, and copies between them.
+void use_two_devices() {
+  setenv("EMULATION_DEVICES", "2", 1);
+  int count = 0;
+  EXPECT_CUDA(cudaGetDeviceCount(&count));
+  EXPECT_EQ(count, 2);
+  DeviceArray<int> first(std::vector<int>{7});
+  EXPECT_CUDA(cudaSetDevice(1));
+  EXPECT_CUDA(cudaDeviceEnablePeerAccess(0, 0));
+  EXPECT_EQ(cudaDeviceEnablePeerAccess(0, 0), cudaErrorPeerAccessAlreadyEnabled);
+  const StreamOwner stream;
+  DeviceArray<int> second(1);
+  EXPECT_EQ(bytes_allocated(1), 4);
+  EXPECT_CUDA(cudaMemcpyAsync(second.data(), first.data(), 4, cudaMemcpyDefault, stream));
+  EXPECT_CUDA(cudaStreamSynchronize(stream));
+  EXPECT_EQ(second.values()[0], 7);
+  cudaPointerAttributes attributes{};
+  EXPECT_CUDA(cudaPointerGetAttributes(&attributes, second.data()));
+  EXPECT_EQ(attributes.device, 1);
+  set_strict(false);
+  EXPECT_CUDA(cudaSetDevice(0));
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaErrorInvalidResourceHandle);
+  EXPECT_CUDA(cudaSetDevice(1));
+}
+
+TEST(DevicesDeathTest, MayBeSeveral) {
+  EXPECT_EXIT(
+      {
+        use_two_devices();
+        std::exit(::testing::Test::HasFailure() ? 1 : 0);
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
+TEST(Processes, ThatWereForkedHaveNoGpu) {
+  const DeviceArray<int> value(std::vector<int>{1});
+  const pid_t child = fork();
+  if (child == 0) {
+    set_strict(false);
+    void* memory = nullptr;
+    _exit(cudaMalloc(&memory, 10) == cudaErrorInitializationError ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(value.values()[0], 1);  // the parent's goes on
 }
 
 }  // namespace

@@ -12,10 +12,6 @@
 #include "queue.hpp"
 #include "symbols.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 __thread uint3 threadIdx;
 __thread uint3 blockIdx;
 __thread dim3 blockDim;
@@ -103,38 +99,26 @@ void Block::resume(std::size_t number) {
     stacks_.pop_back();
     thread.context = thread.stack->begin(thread_main);
   }
-#if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
-  __sanitizer_start_switch_fiber(&fake, thread.stack->bottom(), Stack::bytes);
-#endif
+  announce_switch(&fake, thread.stack->bottom(), Stack::bytes);
   emulation_switch(&scheduler_, &thread.context);
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#endif
+  confirm_switch(fake, nullptr, nullptr);
   if (thread.state == State::done) stacks_.push_back(std::move(thread.stack));
 }
 
 /// Back to run(), until this thread is resumed.
 void Block::leave() {
   Thread& thread = threads_[current_];
-#if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
-  __sanitizer_start_switch_fiber(thread.state == State::done ? nullptr : &fake, system_stack_,
-                                 system_stack_bytes_);
-#endif
+  announce_switch(thread.state == State::done ? nullptr : &fake, system_stack_,
+                  system_stack_bytes_);
   emulation_switch(&thread.context, &scheduler_);
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-#endif
+  confirm_switch(fake, nullptr, nullptr);
 }
 
 void Block::thread_main() {
   Block& block = current();
-#if defined(__SANITIZE_ADDRESS__)
-  const void* bottom = nullptr;
-  __sanitizer_finish_switch_fiber(nullptr, &bottom, &block.system_stack_bytes_);
-  block.system_stack_ = const_cast<void*>(bottom);
-#endif
+  confirm_switch(nullptr, &block.system_stack_, &block.system_stack_bytes_);
   block.kernel_->call(block.kernel_->bound);
   block.end_thread();
 }

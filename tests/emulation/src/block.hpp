@@ -70,7 +70,7 @@ class Block {
   std::size_t waiting_ = 0;  ///< at the barrier
   unsigned sleep_ = 0;       ///< what all ready threads pause for
   Context scheduler_ = {};
-  void* system_stack_ = nullptr;  ///< for sanitizers
+  const void* system_stack_ = nullptr;  ///< for sanitizers
   std::size_t system_stack_bytes_ = 0;
 };
 

@@ -8,6 +8,10 @@
 
 #include "errors.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #if !defined(__x86_64__)
 #error "the switch between fibers is written for x86-64"
 #endif
@@ -62,5 +66,17 @@ Context Stack::begin(void (*main)()) const {
   top[6] = reinterpret_cast<std::uint64_t>(main);
   return {top};
 }
+
+#if defined(__SANITIZE_ADDRESS__)
+void announce_switch(void** fake, const void* bottom, std::size_t bytes) {
+  __sanitizer_start_switch_fiber(fake, bottom, bytes);
+}
+void confirm_switch(void* fake, const void** left_bottom, std::size_t* left_bytes) {
+  __sanitizer_finish_switch_fiber(fake, left_bottom, left_bytes);
+}
+#else
+void announce_switch(void** /*fake*/, const void* /*bottom*/, std::size_t /*bytes*/) {}
+void confirm_switch(void* /*fake*/, const void** /*left_bottom*/, std::size_t* /*left_bytes*/) {}
+#endif
 
 }  // namespace emulation

@@ -32,4 +32,9 @@ class Stack {
 /// Leaves what runs in `from`, and goes on in `to`.
 extern "C" void emulation_switch(Context* from, const Context* to);
 
+/// Sanitizers of addresses are told before a switch on which stack it goes on, and after it that it
+/// came; `fake` is what they keep of the context that is left, null where it never returns.
+void announce_switch(void** fake, const void* bottom, std::size_t bytes);
+void confirm_switch(void* fake, const void** left_bottom, std::size_t* left_bytes);
+
 }  // namespace emulation

@@ -78,6 +78,7 @@ char** program_arguments = nullptr;
 
 /// On a stack of its own.
 void control() {
+  confirm_switch(nullptr, nullptr, nullptr);
   close_main_stack(program_arguments);
   watch_for_faults();
   work(control_queue);
@@ -102,7 +103,9 @@ void control() {
     close(nothing);
   }
   Context main_context;
-  const Context own = (new Stack)->begin(control);
+  const auto* stack = new Stack;
+  const Context own = stack->begin(control);
+  announce_switch(nullptr, stack->bottom(), Stack::bytes);
   emulation_switch(&main_context, &own);
   __builtin_unreachable();
 }
