@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <exception>
 #include <new>
 
 #include "comm/agree.hpp"
@@ -130,6 +131,18 @@ std::vector<std::byte*> NodeMemory::open_peers(std::byte* own) {
 void NodeMemory::close_peers(const std::vector<std::byte*>& views) noexcept {
   for (std::size_t r = 0; r < views.size(); ++r)
     if (r != own_rank()) share_->close_memory(views[r]);
+  counters_[own_rank()]->closed.store(++closed_, std::memory_order_release);
+  const auto all_closed = [&] {
+    return std::ranges::all_of(counters_, [&](const NodeCounters* c) {
+      return c->closed.load(std::memory_order_acquire) >= closed_;
+    });
+  };
+  try {
+    if (std::uncaught_exceptions() > 0) throw CommError("an error ends this rank");
+    collectives_.group().watch().wait("the peers to close this rank's memory", all_closed);
+  } catch (const std::exception&) {
+    device::keep_memory();
+  }
 }
 
 device::Buffer NodeMemory::allocate(std::int64_t bytes) {

@@ -28,6 +28,7 @@ struct alignas(64) NodeCounters {
   std::atomic<std::int64_t> finished = 0;  ///< reductions it is done with
   std::atomic<std::int64_t> written = 0;   ///< gathers of which it has written all that it writes
   std::atomic<std::int64_t> summed = 0;    ///< sums on the device of which its part may be read
+  std::atomic<std::int64_t> closed = 0;    ///< buffers on GPUs of which it has closed its peers'
 
   [[nodiscard]] std::atomic<std::int64_t>& of(Mark mark) noexcept {
     return mark == Mark::posted     ? posted
@@ -71,13 +72,15 @@ class NodeMemory {
   void unmap(const std::vector<std::byte*>& views, std::int64_t bytes) noexcept;
   /// The same of memory on GPUs.
   [[nodiscard]] std::vector<std::byte*> open_peers(std::byte* own);
+  /// Closes its peers', and waits until they have closed its own: then that may be freed.
   void close_peers(const std::vector<std::byte*>& views) noexcept;
   /// The number of the node's first rank; of a regular topology.
   [[nodiscard]] std::size_t first_rank() const noexcept;
 
   Collectives& collectives_;
   device::Device* gpu_;
-  std::unique_ptr<DeviceShare> share_;   ///< null on a host
+  std::unique_ptr<DeviceShare> share_;  ///< null on a host
+  std::int64_t closed_ = 0;
   std::vector<NodeCounters*> counters_;  ///< of each rank of the node
   /// By the end of this rank's view: the first beyond an address holds it.
   std::map<const std::byte*, std::vector<std::byte*>> mapped_;

@@ -37,6 +37,8 @@ inline void expect_same_updates(Device& device, Device& other) {
                       .elements = others.elements(),
                       .runs = runs,
                       .control = &others.control()});
+        device.synchronize();
+        other.synchronize();
         ASSERT_FALSE(ours.bits() == before);
         ASSERT_TRUE(ours.bits() == others.bits()) << "step " << step;
       }
@@ -59,10 +61,11 @@ inline void expect_same_reductions(Device& device, Device& other) {
     std::vector<std::vector<Buffer>> all;  // of either device: sources, partials, sum, squares
     for (Device* d : {&device, &other}) {
       auto& own = all.emplace_back();
-      for (int r = 0; r < most; ++r) own.emplace_back(*d, elements * size_of(dtype));
-      for (int p = 0; p < 2; ++p) own.emplace_back(*d, elements * 4);
-      own.emplace_back(*d, elements * 4);
-      own.emplace_back(*d, blocks * 8);
+      const auto add = [&](std::int64_t bytes) { own.emplace_back(*d, bytes, MemoryKind::host); };
+      for (int r = 0; r < most; ++r) add(elements * size_of(dtype));
+      for (int p = 0; p < 2; ++p) add(elements * 4);
+      add(elements * 4);
+      add(blocks * 8);
     }
     for (std::size_t b = 0; b < most + 2; ++b) {
       const DType own = b < most ? dtype : fp32;
@@ -88,6 +91,7 @@ inline void expect_same_reductions(Device& device, Device& other) {
                     .partials = added,
                     .sum = own[most + 2].as<float>(),
                     .block_squares = own[most + 3].as<double>()});
+          d.synchronize();
         }
         for (std::int64_t i = 0; i < elements; ++i) {
           const float ours = all[0][most + 2].as<float>()[i];

@@ -71,13 +71,14 @@ struct Element {
   math::Moments s = {};
 };
 
-/// The arrays of one update on a device. Values may be read and written by name.
+/// The arrays of one update, in memory that a device and the host address. Values may be read and
+/// written by name.
 class Memory {
  public:
   Memory(Device& device, const Rule& rule, const Storage& storage, std::int64_t blocks)
       : states_(states_of(rule)), storage_(storage), elements_(blocks * block) {
     const auto room = [&](std::int64_t bytes) {
-      return bytes == 0 ? nullptr : buffers_.emplace_back(device, bytes).data();
+      return bytes == 0 ? nullptr : buffers_.emplace_back(device, bytes, MemoryKind::host).data();
     };
     buffers_.reserve(9);
     arrays_.weights = storage.weights;
@@ -191,6 +192,7 @@ class Memory {
     const UpdateRun run{(end - begin) * block, kernel};
     device.update(
         {.arrays = from_block(begin), .elements = run.end, .runs = {&run, 1}, .control = control_});
+    device.synchronize();
   }
   void update(Device& device, const math::UpdateKernel& kernel) {
     update(device, kernel, 0, elements_ / block);
