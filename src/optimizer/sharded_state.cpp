@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstring>
 
+#include "optimizer/switch.hpp"
+
 namespace shardmix::optimizer {
 namespace {
 
