@@ -15,8 +15,8 @@ enum class M2Start : std::uint8_t {
   /// At the bias-corrected m1, m1 / (1 - beta1^t) with the new rule's beta1: m2 is used without a
   /// correction, so it takes over what the next step would read m1 as. It is as noisy as m1, and
   /// beta3 decides how long that noise stays: right where beta3 grows from beta1 by its schedule,
-  /// hardly where it is large at once. For rules that both keep m1; a sum of gradients starts at
-  /// zero.
+  /// harmful where it is large at once (docs/switching.md). For rules that both keep m1; a sum of
+  /// gradients starts at zero.
   from_m1,
 };
 

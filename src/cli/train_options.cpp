@@ -88,7 +88,7 @@ OptionGroup rule_options(TrainOptions& o) {
           choice("switch-from", "the rule before --switch-at", r.switch_from, rules()),
           choice("switch-m2",
                  "how m2 begins at --switch-at, or where --resume takes up a run without it: at "
-                 "zero, or at the bias-corrected m1",
+                 "zero, or at the bias-corrected m1, which suits a schedule of beta3 alone",
                  r.switch_m2, {{"zero", M2Start::zero}, {"from-m1", M2Start::from_m1}}),
           number("beta1", "X",
                  "decay of m1 (of m2 in simplified-ademamix); 0 stores no m1 (ademamix)", r.beta1,
