@@ -58,19 +58,20 @@ class Checkpoints {
 
   /// Loads the newest complete checkpoint of the directory and returns its step; 0 where there is
   /// none. A newer one that is damaged is passed over, with a line that says why.
-  std::int64_t resume(ShardedOptimizer& optimizer);
+  std::int64_t resume(ShardedOptimizer& optimizer, const SwitchOptions& options = {});
 
   /// Loads the checkpoint in directory `checkpoint` and returns its step. Where it was written by
-  /// AdamW and the optimizer is AdEMAMix, this is a switch: master, m1, v and the step are kept, m2
-  /// starts at zero. Throws CheckpointError if it is damaged or of another model; the optimizer's
-  /// state is then undefined unless the error came before any state was read.
-  std::int64_t load(const std::filesystem::path& checkpoint, ShardedOptimizer& optimizer);
+  /// another rule than the optimizer's, this is a switch, as ShardedOptimizer::switch_rule() makes
+  /// it. Throws CheckpointError if it is damaged, of another model, or lacks what the rule needs,
+  /// and ConfigError if m2 can't start as `options` say; the optimizer's state is undefined after
+  /// the first of these alone, unless it came before any state was read.
+  std::int64_t load(const std::filesystem::path& checkpoint, ShardedOptimizer& optimizer,
+                    const SwitchOptions& options = {});
 
   /// The text that was saved with the checkpoint loaded last.
   [[nodiscard]] const std::string& trainer_state() const noexcept;
-  /// What the last load changed on the way, for a log: "" or "switched from adamw to ademamix:
-  /// ...".
-  [[nodiscard]] const std::string& load_note() const noexcept;
+  /// The switch that the last load was, if it was one.
+  [[nodiscard]] const std::optional<SwitchReport>& load_switch() const noexcept;
 
  private:
   struct Impl;

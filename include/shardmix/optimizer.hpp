@@ -21,6 +21,7 @@
 #include "shardmix/parameters.hpp"
 #include "shardmix/rules.hpp"
 #include "shardmix/runtime.hpp"
+#include "shardmix/switch.hpp"
 
 namespace shardmix {
 
@@ -140,7 +141,7 @@ struct MemoryReport {
 struct Clocks {
   std::int64_t step = 0;  ///< calls of step(), the skipped ones included: the lr schedule's clock
   std::int64_t updates = 0;  ///< steps that were applied: the clock of the bias corrections
-  /// Updates since m2 began: the clock of the alpha and beta3 schedules.
+  /// Updates since m2 began: the clock of the alpha and beta3 schedules. 0 without m2.
   std::int64_t slow_step = 0;
 
   bool operator==(const Clocks&) const = default;
@@ -198,11 +199,12 @@ class ShardedOptimizer {
   /// What the trainer multiplies its next loss by: see LossScaling.
   [[nodiscard]] double loss_scale() const noexcept;
 
-  /// Goes on with another rule from the next step. States that both rules keep stay as they are. An
-  /// m2 that the old rule didn't keep (or as a sum, where the new one keeps an average) starts at
-  /// zero, and the slow step at 0. Warns as the constructor does. Throws ConfigError if the new
-  /// rule needs an m1 or v that was never kept.
-  void switch_rule(Rule rule);
+  /// Goes on with another rule from the next step. States that both rules keep stay as they are,
+  /// those that the new one hasn't are dropped. An m2 that the old rule didn't keep (or as a sum,
+  /// where the new one keeps an average) starts as `options` say, and the slow step at 0. Warns as
+  /// the constructor does. Throws ConfigError if the new rule needs an m1 or v that was never kept,
+  /// or if m2 can't start so.
+  SwitchReport switch_rule(Rule rule, const SwitchOptions& options = {});
 
   [[nodiscard]] const Parameters& parameters() const noexcept;
   [[nodiscard]] const Rule& rule() const noexcept;

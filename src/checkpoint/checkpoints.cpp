@@ -20,12 +20,13 @@ struct Checkpoints::Impl {
   fs::path directory;
   CheckpointOptions options;
   std::string trainer_state;
-  std::string load_note;
+  std::optional<SwitchReport> load_switch;
   checkpoint::Snapshot snapshot;
   std::unique_ptr<checkpoint::Save> save;  ///< the one under way; ends before the snapshot
 
-  std::int64_t load(const checkpoint::OpenCheckpoint& open, ShardedOptimizer& optimizer) {
-    load_note = checkpoint::load(optimizer.impl(), open);
+  std::int64_t load(const checkpoint::OpenCheckpoint& open, ShardedOptimizer& optimizer,
+                    const SwitchOptions& switching) {
+    load_switch = checkpoint::load(optimizer.impl(), open, switching);
     trainer_state = open.info.trainer_state;
     return open.info.clocks.step;
   }
@@ -66,7 +67,7 @@ Checkpoints::Checkpoints(Runtime& runtime, fs::path directory, const CheckpointO
                      .directory = std::move(directory),
                      .options = options,
                      .trainer_state = {},
-                     .load_note = {},
+                     .load_switch = {},
                      .snapshot = {},
                      .save = nullptr}) {
   if (options.keep_last < 0) {
@@ -127,16 +128,16 @@ std::optional<fs::path> Checkpoints::finish() {
   return impl_->commit();
 }
 
-std::int64_t Checkpoints::resume(ShardedOptimizer& optimizer) {
+std::int64_t Checkpoints::resume(ShardedOptimizer& optimizer, const SwitchOptions& options) {
   const auto candidates = impl_->candidates();
   for (const fs::path& path : candidates) {
     bool is_fitting = true;
     try {
       const auto open = checkpoint::open_checkpoint(impl_->runtime.impl().collectives(), path);
       is_fitting = false;
-      checkpoint::require_fitting(optimizer.impl(), open);
+      checkpoint::require_fitting(optimizer.impl(), open, options);
       is_fitting = true;
-      return impl_->load(open, optimizer);
+      return impl_->load(open, optimizer, options);
     } catch (const CheckpointError& error) {
       if (!is_fitting) throw;
       impl_->runtime.log("passed over {}: {}", path.filename().string(), error.what());
@@ -151,20 +152,21 @@ std::int64_t Checkpoints::resume(ShardedOptimizer& optimizer) {
   return 0;
 }
 
-std::int64_t Checkpoints::load(const fs::path& path, ShardedOptimizer& optimizer) {
+std::int64_t Checkpoints::load(const fs::path& path, ShardedOptimizer& optimizer,
+                               const SwitchOptions& options) {
   comm::Collectives& collectives = impl_->runtime.impl().collectives();
   fs::path directory;
   comm::agreed(collectives, [&] { directory = checkpoint::find_checkpoint(path); });
   const auto open = checkpoint::open_checkpoint(collectives, directory);
-  checkpoint::require_fitting(optimizer.impl(), open);
-  return impl_->load(open, optimizer);
+  checkpoint::require_fitting(optimizer.impl(), open, options);
+  return impl_->load(open, optimizer, options);
 }
 
 const std::string& Checkpoints::trainer_state() const noexcept {
   return impl_->trainer_state;
 }
-const std::string& Checkpoints::load_note() const noexcept {
-  return impl_->load_note;
+const std::optional<SwitchReport>& Checkpoints::load_switch() const noexcept {
+  return impl_->load_switch;
 }
 
 }  // namespace shardmix

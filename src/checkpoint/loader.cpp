@@ -10,6 +10,7 @@
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/shard_source.hpp"
 #include "comm/agree.hpp"
+#include "optimizer/switch.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::checkpoint {
@@ -73,22 +74,31 @@ void require_same_model(const ShardedOptimizer::Impl& optimizer, const Checkpoin
   }
 }
 
-/// Whether m2 in the checkpoint is what the optimizer's rule keeps: an average, or a sum.
-bool same_m2(const ShardedState& state, const CheckpointInfo& info) {
-  for (const Rule& rule : all_rules()) {
-    if (name_of(rule) == info.rule) return states_of(rule).m2_is_sum == state.states().m2_is_sum;
-  }
-  return true;
+bool is_saved(const CheckpointInfo& info, State state) {
+  return std::ranges::find(info.states, name_of(state)) != info.states.end();
 }
 
-/// Which states come from the checkpoint. m2 may begin at zero: that is the switch from AdamW.
+/// What the checkpoint holds, beside what the optimizer's rule keeps.
+RuleStates saved_states(const ShardedState& state, const CheckpointInfo& info) {
+  RuleStates saved{.m1 = is_saved(info, State::m1),
+                   .m2 = is_saved(info, State::m2),
+                   .v = is_saved(info, State::v),
+                   .m2_is_sum = state.states().m2_is_sum};
+  for (const Rule& rule : all_rules()) {
+    if (name_of(rule) == info.rule) saved.m2_is_sum = states_of(rule).m2_is_sum;
+  }
+  return saved;
+}
+
+/// Which states come from the checkpoint. m2 may begin: that is the switch from AdamW.
 std::vector<State> states_to_load(const ShardedState& state, const CheckpointInfo& info) {
+  const bool m2_begins = optimizer::m2_begins(saved_states(state, info), state.states());
   std::vector<State> result;
   for (const State s : optimizer::all_states) {
-    const bool saved = std::ranges::find(info.states, name_of(s)) != info.states.end();
-    if (s == State::m2 && !same_m2(state, info)) continue;
+    if (s == State::m2 && m2_begins) continue;
+    const bool saved = is_saved(info, s);
     if (state.has(s) && saved) result.push_back(s);
-    if (state.has(s) && !saved && s != State::m2) {
+    if (state.has(s) && !saved) {
       throw CheckpointError(
           fmt::format("'{}' holds no {}: it was written by {} with other hyper-parameters ({})",
                       info.directory.string(), name_of(s), info.rule, info.rule_json));
@@ -206,19 +216,17 @@ class Reading {
   std::vector<std::vector<bool>> blocks_;  ///< of each file, what this rank reads
 };
 
-std::string note_on_rule(const ShardedOptimizer::Impl& optimizer, const CheckpointInfo& info,
-                         const std::vector<State>& states, bool m2_begins) {
-  const std::string_view rule = name_of(optimizer.rule);
-  if (m2_begins) {
-    std::vector<std::string_view> kept;
-    for (const State s : states) kept.push_back(name_of(s));
-    return fmt::format(
-        "switched from {} to {} at step {}: {} and the step are kept, m2 starts at zero", info.rule,
-        rule, info.clocks.step, fmt::join(kept, ", "));
-  }
-  if (rule != info.rule)
-    return fmt::format("switched from {} to {} at step {}", info.rule, rule, info.clocks.step);
-  return "";
+/// Nothing where the same rule goes on with the same states.
+std::optional<SwitchReport> report_on_switch(const ShardedOptimizer::Impl& optimizer,
+                                             const CheckpointInfo& info, M2Start m2) {
+  SwitchReport report{.from = info.rule,
+                      .to = std::string(name_of(optimizer.rule)),
+                      .step = info.clocks.step,
+                      .m2 = m2,
+                      .slow_step = optimizer.clocks.slow_step};
+  optimizer::compare_states(report, saved_states(optimizer.state, info), optimizer.state.states());
+  if (report.from == report.to && report.started.empty() && report.dropped.empty()) return {};
+  return report;
 }
 
 }  // namespace
@@ -259,21 +267,27 @@ OpenCheckpoint open_checkpoint(comm::Collectives& collectives, const fs::path& d
   return checkpoint;
 }
 
-void require_fitting(const ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint) {
+void require_fitting(const ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint,
+                     const SwitchOptions& options) {
+  const CheckpointInfo& info = checkpoint.info;
+  const ShardedState& state = optimizer.state;
   comm::agreed(optimizer.collectives, [&] {
-    require_same_model(optimizer, checkpoint.info);
-    (void)states_to_load(optimizer.state, checkpoint.info);
+    require_same_model(optimizer, info);
+    (void)states_to_load(state, info);
+    optimizer::require_m2_start(options, saved_states(state, info), state.states(), info.rule,
+                                name_of(optimizer.rule));
   });
 }
 
-std::string load(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkpoint) {
+std::optional<SwitchReport> load(ShardedOptimizer::Impl& optimizer,
+                                 const OpenCheckpoint& checkpoint, const SwitchOptions& options) {
   const CheckpointInfo& info = checkpoint.info;
   const std::vector<State> states = states_to_load(optimizer.state, info);
   optimizer.wait_all();
   optimizer.await_readers();
   optimizer.device.synchronize();
   const bool m2_begins =
-      optimizer.state.has(State::m2) && std::ranges::find(states, State::m2) == states.end();
+      optimizer::m2_begins(saved_states(optimizer.state, info), optimizer.state.states());
   if (m2_begins) {  // drop what it holds: new memory is zero
     comm::agreed(optimizer.collectives, [&] {
       RuleStates without = optimizer.state.states();
@@ -292,9 +306,11 @@ std::string load(ShardedOptimizer::Impl& optimizer, const OpenCheckpoint& checkp
     optimizer.loss_scale = info.loss_scale;
     optimizer.usable_steps = *info.usable_steps;
   }
-  if (m2_begins) optimizer.clocks.slow_step = 0;
+  if (m2_begins || !optimizer.state.has(State::m2)) optimizer.clocks.slow_step = 0;
+  const M2Start m2 = m2_begins ? options.m2 : M2Start::zero;
+  if (m2 == M2Start::from_m1) optimizer.start_m2_from_m1(optimizer.rule);
   optimizer.has_values = true;
-  return note_on_rule(optimizer, info, states, m2_begins);
+  return report_on_switch(optimizer, info, m2);
 }
 
 }  // namespace shardmix::checkpoint

@@ -5,6 +5,7 @@
 #include <exception>
 
 #include "cli/commands.hpp"
+#include "cli/preset_table.hpp"
 #include "cli/ranks.hpp"
 #include "cli/train_options.hpp"
 #include "comm/agree.hpp"
@@ -51,19 +52,22 @@ std::string train_help() {
 Trains a GPT on the bytes of a text with a sharded optimizer, and goes on where it was left.
 
 {}
+Presets, all with beta1 0.9, beta2 0.999 and weight decay 0.1:
+{}
 Examples:
   shardmix train --text book.txt --steps 300
   mpirun -n 4 shardmix train --text book.txt --out run --steps 2000 --dtype bf16
   mpirun -n 2 shardmix train --text book.txt --steps 2000 --switch-at 1000
   mpirun -n 2 shardmix train --text book.txt --out adam --optimizer adamw --steps 1000
   mpirun -n 2 shardmix train --text book.txt --out switched --resume adam --steps 2000 \
-      --alpha 2 --alpha-steps 0 --beta3-steps 0
+      --switch-at 1000 --alpha 2 --alpha-steps 0 --beta3-steps 0
+  mpirun -n 8 shardmix train --text book.txt --model 110m --steps 256000 --preset paper-110m
 
 Exit codes: 0 all steps are done; 75 stopped by SIGTERM, SIGINT or SIGUSR1 with a checkpoint, run the
 same command again; 2 an option or a file makes no sense; 1 any other failure.
 docs/trainer.md has the details.
 )",
-      describe_options(train_option_groups(defaults)));
+      describe_options(train_option_groups(defaults)), preset_table());
 }
 
 int train_command(const Arguments& arguments, int& argc, char**& argv) {

@@ -1,6 +1,7 @@
 #include "cli/train_options.hpp"
 
 #include "cli/setters.hpp"
+#include "shardmix/presets.hpp"
 
 namespace shardmix::cli {
 namespace {
@@ -66,17 +67,29 @@ std::vector<std::pair<std::string_view, std::string>> rules() {
   return all;
 }
 
+std::vector<std::pair<std::string_view, std::string>> preset_names() {
+  std::vector<std::pair<std::string_view, std::string>> all{{"none", ""}};
+  for (const Preset& preset : presets()) all.emplace_back(preset.name, preset.name);
+  return all;
+}
+
 OptionGroup rule_options(TrainOptions& o) {
   train::RuleOptions& r = o.rule;
   return {
       .title = "The update rule",
       .options = {
           choice("optimizer", "the rule; options that it hasn't are of no effect", r.name, rules()),
+          choice("preset", "published hyper-parameters, listed below; other options win over it",
+                 r.preset, preset_names()),
           number("switch-at", "N",
-                 "the first N steps are of --switch-from; then m1 and v are kept, m2 begins at "
-                 "zero, and the schedules of alpha and beta3 begin; 0: none are",
+                 "the first N steps are of --switch-from; then states that both rules have are "
+                 "kept, and with m2 the schedules of alpha and beta3 begin; 0: none are",
                  r.switch_at),
           choice("switch-from", "the rule before --switch-at", r.switch_from, rules()),
+          choice("switch-m2",
+                 "how m2 begins at --switch-at, or where --resume takes up a run without it: at "
+                 "zero, or at the bias-corrected m1, which suits a schedule of beta3 alone",
+                 r.switch_m2, {{"zero", M2Start::zero}, {"from-m1", M2Start::from_m1}}),
           number("beta1", "X",
                  "decay of m1 (of m2 in simplified-ademamix); 0 stores no m1 (ademamix)", r.beta1,
                  "the rule's: 0.9, simplified-ademamix 0.99"),
@@ -104,8 +117,8 @@ OptionGroup rule_options(TrainOptions& o) {
       }};
 }
 
-std::vector<std::pair<std::string_view, Schedule::Shape>> lr_shapes() {
-  std::vector<std::pair<std::string_view, Schedule::Shape>> shapes;
+std::vector<std::pair<std::string_view, std::optional<Schedule::Shape>>> lr_shapes() {
+  std::vector<std::pair<std::string_view, std::optional<Schedule::Shape>>> shapes{{"auto", {}}};
   for (const ShapeInfo& info : schedule_shapes) shapes.emplace_back(info.name, info.shape);
   return shapes;
 }
@@ -117,7 +130,8 @@ OptionGroup lr_options(TrainOptions& o) {
               number("lr", "X", "the peak", r.lr,
                      "the model's: nano 3e-3, 110m 1e-3, 330m 5e-4, 1.3b 3e-4; lion a tenth of it, "
                      "simplified-ademamix (1 - beta1) times it"),
-              choice("lr-schedule", "its shape after the warm-up", r.lr_shape, lr_shapes()),
+              choice("lr-schedule", "its shape after the warm-up; auto: the preset's, or cosine",
+                     r.lr_shape, lr_shapes()),
               number("final-lr", "X", "at the last step of linear, cosine and wsd", r.final_lr,
                      "lr / 100"),
               number("warmup", "N", "steps of linear warm-up", r.warmup,

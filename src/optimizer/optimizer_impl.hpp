@@ -9,6 +9,13 @@
 
 namespace shardmix {
 
+namespace optimizer {
+
+/// Throws ConfigError for bad hyper-parameters of the rule, or of a parameter's group.
+void validate_for(const Rule& rule, const Parameters& parameters);
+
+}  // namespace optimizer
+
 /// What stands behind a ShardedOptimizer, for the rooms above.
 struct ShardedOptimizer::Impl {
   /// `memory`: the flat buffers of the parameters and of the gradients.
@@ -49,6 +56,8 @@ struct ShardedOptimizer::Impl {
   void gather_all();
   /// Makes rank `root`'s parameters everyone's.
   void broadcast_buffer(int root);
+  /// Sets m2 to the m1 beside it, corrected as `to`, an AdEMAMix, would: see M2Start.
+  void start_m2_from_m1(const Rule& to);
   /// Logs a warning where the rule's beta3 remembers longer than its lr schedule's run.
   void log_beta3_advice() const;
 };

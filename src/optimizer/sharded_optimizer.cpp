@@ -63,24 +63,12 @@ void require_same_everywhere(comm::Collectives& collectives, const Parameters& p
     throw ConfigError("the ranks were given different optimizer options; all must be equal");
 }
 
-/// Throws ConfigError for bad hyper-parameters of the rule, or of a parameter's group.
-void validate_for(const Rule& rule, const Parameters& parameters) {
-  validate(rule);
-  for (const Parameter& p : parameters) {
-    try {
-      [[maybe_unused]] const Rule own = rule_for(rule, p.group);
-    } catch (const ConfigError& error) {
-      throw ConfigError(fmt::format("parameter '{}': {}", p.name, error.what()));
-    }
-  }
-}
-
 std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters parameters,
                                                   const Rule& rule,
                                                   const OptimizerOptions& options) {
   comm::Collectives& collectives = runtime.impl().collectives();
   comm::agreed(collectives, [&] {
-    validate_for(rule, parameters);
+    optimizer::validate_for(rule, parameters);
     if (!(options.clip_norm >= 0.0)) {
       throw ConfigError(fmt::format("clip_norm must be above 0, or 0 for no clipping, but is {}",
                                     options.clip_norm));
@@ -118,6 +106,17 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
 }
 
 }  // namespace
+
+void optimizer::validate_for(const Rule& rule, const Parameters& parameters) {
+  validate(rule);
+  for (const Parameter& p : parameters) {
+    try {
+      [[maybe_unused]] const Rule own = rule_for(rule, p.group);
+    } catch (const ConfigError& error) {
+      throw ConfigError(fmt::format("parameter '{}': {}", p.name, error.what()));
+    }
+  }
+}
 
 void TensorView::require_size(std::size_t bytes) const {
   if (static_cast<std::int64_t>(bytes) != size_of(dtype)) {
@@ -354,27 +353,6 @@ void ShardedOptimizer::wait(std::string_view name) {
 
 void ShardedOptimizer::wait() {
   impl_->wait_all();
-}
-
-void ShardedOptimizer::switch_rule(Rule rule) {
-  Impl& o = *impl_;
-  comm::agreed(o.collectives, [&] {
-    validate_for(rule, o.parameters);
-    const RuleStates needed = states_of(rule);
-    const RuleStates& kept = o.state.states();
-    if (o.clocks.updates > 0 && ((needed.m1 && !kept.m1) || (needed.v && !kept.v))) {
-      throw ConfigError(fmt::format(
-          "switch_rule: {} needs {}, which {} has not kept{}", name_of(rule),
-          needed.m1 && !kept.m1 ? "m1" : "v", name_of(o.rule),
-          needed.m1 && !kept.m1 ? "; beta1 = 0, where it is a choice, needs none" : ""));
-    }
-  });
-  const bool m2_begins = optimizer::m2_begins(o.state.states(), states_of(rule));
-  o.await_readers();
-  comm::agreed(o.collectives, [&] { o.state.set_states(states_of(rule)); });
-  if (m2_begins) o.clocks.slow_step = 0;
-  o.rule = std::move(rule);
-  o.log_beta3_advice();
 }
 
 const Parameters& ShardedOptimizer::parameters() const noexcept {

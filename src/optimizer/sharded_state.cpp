@@ -5,6 +5,8 @@
 
 #include "device/host_arrays.hpp"
 
+#include "optimizer/switch.hpp"
+
 namespace shardmix::optimizer {
 namespace {
 

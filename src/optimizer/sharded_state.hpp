@@ -30,11 +30,6 @@ inline constexpr std::array all_states{State::master, State::m1, State::m2, Stat
 /// among n's binary digits.
 [[nodiscard]] std::size_t levels_for(std::int64_t micro_batches) noexcept;
 
-/// Whether m2 starts at zero when a rule takes over from another.
-[[nodiscard]] constexpr bool m2_begins(const RuleStates& before, const RuleStates& after) noexcept {
-  return after.m2 && (!before.m2 || before.m2_is_sum != after.m2_is_sum);
-}
-
 /// Bytes of the gradients that a rank holds at most.
 [[nodiscard]] std::int64_t gradient_bytes(const layout::Layout& layout,
                                           const OptimizerOptions& options) noexcept;

@@ -49,17 +49,17 @@ void require_switch(const TrainOptions& options) {
         rule.switch_at, rule.name));
   }
   shardmix::validate(rule_before_switch(options));
-  // What would otherwise fail at the switch, or lose a state where the run is resumed before it.
+  // What would otherwise fail at the switch, or where the run is resumed on its other side.
   const RuleStates before = states_of(rule_before_switch(options));
   const RuleStates after = states_of(rule_of(options));
   if ((after.m1 && !before.m1) || (after.v && !before.v)) {
     throw ConfigError(fmt::format("--switch-at: {} needs {}, which {} doesn't keep", rule.name,
                                   after.m1 && !before.m1 ? "m1" : "v", rule.switch_from));
   }
-  if (before.m2 || (before.m1 && !after.m1) || (before.v && !after.v)) {
+  if (!covers(before, after) && !covers(after, before)) {
     throw ConfigError(fmt::format(
-        "--switch-at: {} keeps a state that {} drops; let the first run end at step {}, and go on "
-        "from it with --resume and another --out",
+        "--switch-at: {} and {} each keep a state that the other doesn't; let the first run end at "
+        "step {}, and go on from it with --resume and another --out",
         rule.switch_from, rule.name, rule.switch_at));
   }
 }
@@ -120,10 +120,6 @@ ModelShape shape_of(const TrainOptions& options) {
   shape.layers = options.layers.value_or(shape.layers);
   shape.context = options.context.value_or(shape.context);
   return shape;
-}
-
-double clip_of(const TrainOptions& options) {
-  return options.rule.clip.value_or(model_named(options.model).clip);
 }
 
 std::string describe_precision(const TrainOptions& options) {

@@ -13,26 +13,29 @@
 #include "shardmix/optimizer.hpp"
 #include "shardmix/rules.hpp"
 #include "shardmix/runtime.hpp"
+#include "shardmix/switch.hpp"
 #include "train/model_shape.hpp"
 
 namespace shardmix::train {
 
-/// The update rule and its hyper-parameters. What is unset follows from the rule, the model or the
-/// run's length; what the rule hasn't is of no effect.
+/// The update rule and its hyper-parameters. What is unset is the preset's, or follows from the
+/// rule, the model or the run's length; what the rule hasn't is of no effect.
 struct RuleOptions {
   std::string name = "ademamix";
+  std::string preset = {};  ///< of preset_named(), for AdEMAMix and AdamW; "": none
   /// The first so many steps are of `switch_from`; the schedules of alpha and beta3 count from
   /// there. 0: none are.
   std::int64_t switch_at = 0;
   std::string switch_from = "adamw";
+  M2Start switch_m2 = M2Start::zero;  ///< there, and where --resume takes up another rule's run
   /// Unset: the model's, which is that of AdamW and AdEMAMix; a tenth of it for Lion, and
   /// (1 - beta1) times it for Simplified-AdEMAMix.
   std::optional<double> lr = {};
-  Schedule::Shape lr_shape = Schedule::Shape::cosine;
-  std::optional<double> final_lr = {};      ///< unset: lr / 100, the paper's ratio
-  std::optional<std::int64_t> warmup = {};  ///< unset: a tenth of the steps, 3000 at most
-  std::optional<std::int64_t> decay = {};   ///< of wsd and wsd_sqrt; unset: a fifth of the steps
-  std::optional<double> beta1 = {};         ///< unset: the rule's, as in all of these but
+  std::optional<Schedule::Shape> lr_shape = {};  ///< unset: cosine
+  std::optional<double> final_lr = {};           ///< unset: lr / 100, the paper's ratio
+  std::optional<std::int64_t> warmup = {};       ///< unset: a tenth of the steps, 3000 at most
+  std::optional<std::int64_t> decay = {};  ///< of wsd and wsd_sqrt; unset: a fifth of the steps
+  std::optional<double> beta1 = {};        ///< unset: the rule's, as in all of these but
   std::optional<double> min_beta1 = {};
   std::optional<double> beta2 = {};
   std::optional<double> beta3 = {};  ///< auto_beta3() of the steps
@@ -109,6 +112,11 @@ void validate(const TrainOptions& options);
 [[nodiscard]] Rule rule_of(const TrainOptions& options);
 /// That of the steps before the switch.
 [[nodiscard]] Rule rule_before_switch(const TrainOptions& options);
+/// The one of the two that keeps all states of the other: a run is made with it, and loads into it
+/// whichever wrote the checkpoint. Without a switch it is rule_of().
+[[nodiscard]] Rule widest_rule(const TrainOptions& options);
+/// Whether `many` has all that `few` has.
+[[nodiscard]] bool covers(const RuleStates& many, const RuleStates& few) noexcept;
 
 /// The gradient norm to clip at, filled in.
 [[nodiscard]] double clip_of(const TrainOptions& options);

@@ -34,8 +34,9 @@ void require_nothing_newer(const TrainOptions& options, std::int64_t step) {
 std::int64_t load(const TrainOptions& options, Checkpoints& checkpoints,
                   ShardedOptimizer& optimizer) {
   if (options.resume == "none") return 0;
-  if (options.resume == "auto") return checkpoints.resume(optimizer);
-  return checkpoints.load(options.resume, optimizer);
+  const SwitchOptions switching{.m2 = options.rule.switch_m2};
+  if (options.resume == "auto") return checkpoints.resume(optimizer, switching);
+  return checkpoints.load(options.resume, optimizer, switching);
 }
 
 }  // namespace

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "math/update_rules.hpp"
+#include "shardmix/error.hpp"
+#include "shardmix/presets.hpp"
 #include "train/options.hpp"
 
 namespace shardmix::train {
@@ -32,11 +35,41 @@ constexpr std::array lengths{
     Given<std::int64_t>{"beta3_steps", &RuleOptions::beta3_steps},
 };
 
+/// Every rule's hyper-parameters have a place.
 template <class Value, std::size_t Count>
-std::optional<Value> find(const std::array<Given<Value>, Count>& table, const RuleOptions& options,
-                          std::string_view name) {
-  const auto found = std::ranges::find(table, name, &Given<Value>::name);
-  return found == table.end() ? std::nullopt : options.*found->value;
+std::optional<Value> RuleOptions::*place_of(const std::array<Given<Value>, Count>& table,
+                                            std::string_view name) {
+  return std::ranges::find(table, name, &Given<Value>::name)->value;
+}
+
+template <class Value>
+void set_if_unset(std::optional<Value>& option, const std::optional<Value>& value) {
+  if (!option) option = value;
+}
+
+/// What the preset says where nothing was given. The warm-up stays that of the run's length: for a
+/// long run it is the preset's.
+RuleOptions with_preset(RuleOptions options) {
+  if (options.preset.empty()) return options;
+  const Preset& preset = preset_named(options.preset);
+  const bool is_adamw = options.name == math::Spec<AdamW>::name;
+  if (!is_adamw && options.name != math::Spec<AdEMAMix>::name) {
+    throw ConfigError(fmt::format(
+        "--preset {} is for ademamix and adamw, but the rule is {}: leave one of them out",
+        options.preset, options.name));
+  }
+  const Schedule& lr = preset.rule.lr;
+  set_if_unset(options.lr_shape, {lr.shape});
+  if (std::isfinite(lr.peak)) {
+    set_if_unset(options.lr, {is_adamw ? preset.adamw_lr : lr.peak});
+    set_if_unset(options.final_lr, {lr.final});
+  }
+  for (const auto& number : math::Spec<AdEMAMix>::numbers)
+    set_if_unset(options.*place_of(numbers, number.name), {preset.rule.*number.value});
+  for (const auto& length : math::Spec<AdEMAMix>::lengths)
+    set_if_unset(options.*place_of(lengths, length.name), preset.rule.*length.steps);
+  set_if_unset(options.clip, {preset.clip_norm});
+  return options;
 }
 
 /// Steps of the rule after the switch, if there is one.
@@ -46,13 +79,13 @@ std::int64_t own_steps(const TrainOptions& options) {
 
 /// Sets what was given, and the lengths of schedules.
 template <class R>
-void take(R& rule, const TrainOptions& options) {
+void take(R& rule, const RuleOptions& chosen, std::int64_t steps) {
   for (const auto& number : math::Spec<R>::numbers) {
     double& value = rule.*number.value;
-    value = find(numbers, options.rule, number.name).value_or(value);
+    value = (chosen.*place_of(numbers, number.name)).value_or(value);
   }
   for (const auto& length : math::Spec<R>::lengths)
-    rule.*length.steps = find(lengths, options.rule, length.name).value_or(own_steps(options));
+    rule.*length.steps = (chosen.*place_of(lengths, length.name)).value_or(steps);
 }
 
 /// The model's lr is that of AdamW and AdEMAMix. Lion's step is larger, the sign in place of a
@@ -65,9 +98,9 @@ double lr_factor(const Rule& rule) {
 }
 
 Schedule lr_schedule(const RuleOptions& rule, double peak, std::int64_t steps) {
-  const ShapeInfo& shape = info_of(rule.lr_shape);
   Schedule lr = peak;
-  lr.shape = rule.lr_shape;
+  lr.shape = rule.lr_shape.value_or(Schedule::Shape::cosine);
+  const ShapeInfo& shape = info_of(lr.shape);
   lr.warmup = rule.warmup.value_or(std::min<std::int64_t>(3000, steps / 10));
   lr.steps = steps;
   if (shape.has_end) lr.final = rule.final_lr.value_or(peak / 100.0);
@@ -95,10 +128,10 @@ std::string describe(std::int64_t length) {
 }  // namespace
 
 Rule rule_of(const TrainOptions& options) {
-  const RuleOptions& chosen = options.rule;
+  const RuleOptions chosen = with_preset(options.rule);
   const NamedModel& model = model_named(options.model);
   Rule rule = rule_named(chosen.name);
-  std::visit([&](auto& r) { take(r, options); }, rule);
+  std::visit([&](auto& r) { take(r, chosen, own_steps(options)); }, rule);
   if (auto* r = std::get_if<AdEMAMix>(&rule)) {
     r->alpha = chosen.alpha.value_or(model.alpha);
     r->beta3 = chosen.beta3.value_or(auto_beta3(own_steps(options), r->beta1));
@@ -115,6 +148,22 @@ Rule rule_before_switch(const TrainOptions& options) {
   return rule_of(before);
 }
 
+bool covers(const RuleStates& many, const RuleStates& few) noexcept {
+  const bool has_m2 = many.m2 && many.m2_is_sum == few.m2_is_sum;
+  return (many.m1 || !few.m1) && (has_m2 || !few.m2) && (many.v || !few.v);
+}
+
+Rule widest_rule(const TrainOptions& options) {
+  Rule rule = rule_of(options);
+  if (options.rule.switch_at == 0) return rule;
+  Rule before = rule_before_switch(options);
+  return covers(states_of(rule), states_of(before)) ? rule : before;
+}
+
+double clip_of(const TrainOptions& options) {
+  return with_preset(options.rule).clip.value_or(model_named(options.model).clip);
+}
+
 std::string describe(const Rule& rule) {
   std::string text = fmt::format("{}, {}", name_of(rule), describe(lr_of(rule)));
   math::for_each_hyper_parameter(rule, [&](std::string_view name, auto value) {
@@ -128,8 +177,9 @@ std::string describe(const Rule& rule) {
 std::string describe_rules(const TrainOptions& options) {
   const std::string rule = describe(rule_of(options));
   if (options.rule.switch_at == 0) return rule;
-  return fmt::format("{}; after step {} {}", describe(rule_before_switch(options)),
-                     options.rule.switch_at, rule);
+  const bool from_m1 = options.rule.switch_m2 == M2Start::from_m1;
+  return fmt::format("{}; after step {}{} {}", describe(rule_before_switch(options)),
+                     options.rule.switch_at, from_m1 ? ", with m2 from m1," : "", rule);
 }
 
 }  // namespace shardmix::train

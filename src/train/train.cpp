@@ -18,9 +18,10 @@ namespace {
 std::string shared_options(const TrainOptions& o) {
   return fmt::format(
       "--steps {} --batch {} --micro-batch {} --seed {} --eval-every {} --eval-sequences {} "
-      "--checkpoint-every {} --resume {} --context {}, rule {}",
+      "--checkpoint-every {} --resume {} --context {}, rule {}, m2 from {}",
       o.steps, o.batch, o.micro_batch.value_or(-1), o.seed, o.eval_every, o.eval_sequences,
-      o.checkpoint_every, o.resume, shape_of(o).context, describe_rules(o));
+      o.checkpoint_every, o.resume, shape_of(o).context, describe_rules(o),
+      o.rule.switch_m2 == M2Start::zero ? "zero" : "m1");
 }
 
 /// Collective. Ranks with different plans would wait for each other for ever.

@@ -46,7 +46,7 @@ TrainingRun::TrainingRun(Runtime& runtime, const TrainOptions& options)
       shape_(shape_of(options)),
       plan_(plan_batch(options.batch, options.micro_batch, runtime.rank(), runtime.size())),
       data_(collectives_, options),
-      optimizer_(runtime, declare_parameters(shape_, options.dtype), rule_of(options),
+      optimizer_(runtime, declare_parameters(shape_, options.dtype), widest_rule(options),
                  {.clip_norm = clip_of(options),
                   .master = options.master,
                   .state = options.state,
@@ -90,20 +90,28 @@ void TrainingRun::describe_run() const {
 void TrainingRun::take_up() {
   const Resumed resumed = resume(runtime_, options_, checkpoints_, optimizer_);
   step_ = saved_step_ = resumed.step;
-  // It was made, and loaded into, as the rule after the switch, which needs the most.
   switches_ = step_ < options_.rule.switch_at;
-  if (switches_) optimizer_.switch_rule(rule_before_switch(options_));
+  const std::string made_as(name_of(optimizer_.rule()));
+  const Rule rule = switches_ ? rule_before_switch(options_) : rule_of(options_);
+  std::optional<SwitchReport> then;
+  if (rule != optimizer_.rule()) then = optimizer_.switch_rule(rule);
   if (step_ == 0) {
     if (runtime_.is_root()) model_.write_initial_values(options_.seed);
     optimizer_.broadcast_parameters();
     return;
   }
   runtime_.log("resumed after step {}", step_);
-  const std::string& note = checkpoints_.load_note();
-  if (!note.empty() && !switches_) runtime_.log("{}", note);
-  if (note.empty() && switches_) {
+  const std::optional<SwitchReport>& loaded = checkpoints_.load_switch();
+  const std::string stored_rule = loaded ? loaded->from : made_as;
+  if (switches_ && stored_rule == options_.rule.name) {
     runtime_.log("warning: the checkpoint is of {} already, but --switch-at is {}: until then {}",
                  options_.rule.name, options_.rule.switch_at, options_.rule.switch_from);
+  }
+  // There and back again is no switch.
+  if (stored_rule != name_of(rule) || !then) {
+    for (const auto& report : {loaded, then}) {
+      if (report) runtime_.log("{}", describe(*report));
+    }
   }
   if (!resumed.stored) {
     runtime_.log(
@@ -143,11 +151,11 @@ int TrainingRun::run() {
 }
 
 void TrainingRun::switch_rule() {
-  optimizer_.switch_rule(rule_of(options_));
+  const SwitchReport report =
+      optimizer_.switch_rule(rule_of(options_), {.m2 = options_.rule.switch_m2});
   switches_ = false;
   if (runtime_.is_root()) progress_->interrupt();
-  runtime_.log("step {}: switched from {} to {}", step_, options_.rule.switch_from,
-               options_.rule.name);
+  runtime_.log("{}", describe(report));
 }
 
 bool TrainingRun::is_due(std::int64_t every) const noexcept {

@@ -89,7 +89,7 @@ TEST_F(CheckpointTest, ResumedTrainingIsBitEqual) {
         Checkpoints checkpoints(runtime_, run);
         EXPECT_EQ(checkpoints.resume(resumed), 5);
         EXPECT_EQ(checkpoints.trainer_state(), "my state");
-        EXPECT_EQ(checkpoints.load_note(), "");
+        EXPECT_EQ(checkpoints.load_switch(), std::nullopt);
         EXPECT_EQ(states_of_shard(resumed), states_of_shard(whole));
         EXPECT_EQ(snapshot(resumed), snapshot(whole));
         for (ShardedOptimizer* o : {&whole, &resumed}) train_steps(*o, 5);
@@ -280,8 +280,11 @@ TEST_F(CheckpointTest, AnAdamWCheckpointSwitchesToAdEMAMix) {
     testing::start(loaded, runtime_.rank());
     train_steps(loaded, 2);  // an m2 that must not survive
     EXPECT_EQ(checkpoints.load(run, loaded), 4);
-    EXPECT_NE(checkpoints.load_note().find("switched from adamw to ademamix at step 4"),
-              std::string::npos);
+    EXPECT_EQ(checkpoints.load_switch(), (SwitchReport{.from = "adamw",
+                                                       .to = "ademamix",
+                                                       .step = 4,
+                                                       .kept = {"master", "m1", "v"},
+                                                       .started = {"m2"}}));
     EXPECT_EQ(loaded.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 0}));
 
     adamw.switch_rule(test_rule);
@@ -301,14 +304,56 @@ TEST_F(CheckpointTest, M2OfAnotherKindIsNotLoaded) {
   const SimplifiedAdEMAMix simplified{.lr = 1e-3};
   auto loaded = make(fp32, simplified);
   EXPECT_EQ(checkpoints.resume(loaded), 4);
-  EXPECT_EQ(checkpoints.load_note(),
-            "switched from ademamix to simplified-ademamix at step 4: master, v and the step are "
-            "kept, m2 starts at zero");
+  EXPECT_EQ(checkpoints.load_switch(), (SwitchReport{.from = "ademamix",
+                                                     .to = "simplified-ademamix",
+                                                     .step = 4,
+                                                     .kept = {"master", "v"},
+                                                     .started = {"m2"},
+                                                     .dropped = {"m1", "m2"}}));
   EXPECT_EQ(loaded.clocks(), (Clocks{.step = 4, .updates = 4, .slow_step = 0}));
   ademamix.switch_rule(simplified);
   for (ShardedOptimizer* o : {&ademamix, &loaded}) train_steps(*o, 3);
   EXPECT_EQ(snapshot(loaded), snapshot(ademamix));
   EXPECT_EQ(states_of_shard(loaded), states_of_shard(ademamix));
+}
+
+TEST_F(CheckpointTest, ALoadReportsTheSwitchThatSwitchRuleWouldReport) {
+  struct Case {
+    Rule from;
+    Rule to;
+    SwitchOptions options = {};
+  };
+  const AdEMAMix without_m1{.beta1 = 0.0};
+  for (const Case& c : {Case{AdamW{}, test_rule}, Case{AdamW{}, test_rule, {M2Start::from_m1}},
+                        Case{test_rule, AdamW{}}, Case{test_rule, without_m1},
+                        Case{test_rule, Lion{}}, Case{AdamW{}, without_m1}}) {
+    SharedDirectory directory;
+    auto switched = make(fp32, c.from);
+    testing::start(switched, runtime_.rank());
+    train_steps(switched, 4);
+    Checkpoints checkpoints(runtime_, directory.path());
+    checkpoints.save(switched);
+    auto loaded = make(fp32, c.to);
+    checkpoints.resume(loaded, c.options);
+    EXPECT_EQ(checkpoints.load_switch(), switched.switch_rule(c.to, c.options));
+    EXPECT_EQ(loaded.clocks(), switched.clocks());
+    EXPECT_EQ(states_of_shard(loaded), states_of_shard(switched));
+  }
+}
+
+TEST_F(CheckpointTest, M2ThatCanNotStartFromM1LeavesTheOptimizerAsItWas) {
+  auto adamw = make(fp32, AdamW{});
+  testing::start(adamw, runtime_.rank());
+  train_steps(adamw, 2);
+  Checkpoints checkpoints(runtime_, directory_.path());
+  checkpoints.save(adamw);
+  auto sum = make(fp32, SimplifiedAdEMAMix{});
+  testing::start(sum, runtime_.rank());
+  train_steps(sum, 3);
+  const auto states = states_of_shard(sum);
+  EXPECT_THROW(checkpoints.resume(sum, {.m2 = M2Start::from_m1}), ConfigError);
+  EXPECT_EQ(states_of_shard(sum), states);
+  EXPECT_EQ(checkpoints.resume(sum), 2);
 }
 
 TEST_F(CheckpointTest, MissingMomentsAreAnErrorAndNeverZeros) {

@@ -36,7 +36,6 @@ using namespace shardmix;
 using shardmix::testing::noise;
 namespace fs = std::filesystem;
 
-constexpr std::int64_t switch_step = 3;  // of a case with two rules
 constexpr std::int64_t saved_step = 6;
 constexpr std::int64_t last_step = 10;
 constexpr bool is_skipped(std::int64_t step) {
@@ -63,7 +62,8 @@ Parameters parameters() {
   all.add("prime", {2003}, bf16);
   all.add("frozen", {37, 11}, fp32, {.trainable = false});
   all.add("cube", {5, 7, 11}, fp32, {.lr_scale = 0.5});
-  all.add("matrix", {31, 43}, bf16, {.weight_decay = 0.01, .hyper_parameters = {{"beta2", 0.99}}});
+  all.add("matrix", {31, 43}, bf16,
+          {.weight_decay = 0.01, .hyper_parameters = {{"beta1", 0.8}, {"beta2", 0.99}}});
   all.add("frozen half", {601}, bf16, {.trainable = false});
   all.add("half", {2, 3, 5, 7}, fp16);
   all.add("embedding", {64, 33}, bf16);
@@ -77,6 +77,11 @@ struct Case {
   Rule rule;
   OptimizerOptions options;
   bool in_background = false;  ///< the save
+  /// saved_step: what is saved is of the first rule, and its load is the switch.
+  std::int64_t switch_step = 3;
+  SwitchOptions switching = {};
+
+  [[nodiscard]] bool switches_at_load() const { return first != rule && switch_step == saved_step; }
 };
 
 /// All gradients of a step are whole numbers of 8 bits times this power of two.
@@ -123,6 +128,7 @@ std::vector<Case> cases() {
                             .loss_scaling = {.initial = 8.0, .growth_interval = 5},
                             .seed = 7};
   };
+  const SwitchOptions from_m1{.m2 = M2Start::from_m1};
   const auto full = StateFormat::full;
   const auto compact = StateFormat::compact;
   return {
@@ -131,6 +137,12 @@ std::vector<Case> cases() {
       {"switched", adamw, ademamix, options(Master::remainder, full)},
       {"compact", ademamix, ademamix, options(Master::remainder, compact), true},
       {"least", ademamix, ademamix, options(Master::none, compact)},
+      {"switched from m1", adamw, ademamix, options(Master::remainder, compact), false, 3, from_m1},
+      {"back", ademamix, adamw, options(Master::remainder, full)},
+      {"load switches", adamw, ademamix, options(Master::remainder, full), false, saved_step},
+      {"load switches from m1", adamw, ademamix, options(Master::none, compact), true, saved_step,
+       from_m1},
+      {"load switches back", ademamix, adamw, options(Master::full, compact), false, saved_step},
   };
 }
 
@@ -147,8 +159,8 @@ ShardedOptimizer make(Runtime& runtime, const Case& c, const Rule& rule, bool sa
 }
 
 StepReport step(const Runtime& runtime, ShardedOptimizer& optimizer, const Case& c) {
-  if (optimizer.clocks().step == switch_step && optimizer.rule() != c.rule)
-    optimizer.switch_rule(c.rule);
+  if (optimizer.clocks().step == c.switch_step && optimizer.rule() != c.rule)
+    optimizer.switch_rule(c.rule, c.switching);
   const auto now = static_cast<std::uint32_t>(optimizer.clocks().step + 1);
   std::uint32_t number = 0;
   for (const Parameter& p : optimizer.parameters()) {
@@ -333,10 +345,12 @@ void load(Runtime& runtime, const Case& c, const fs::path& directory,
   for (const std::string& from : all_from) {
     const std::string where = fmt::format("{} on {} ranks, from {}", c.name, runtime.size(), from);
     Checkpoints checkpoints(runtime, directory / c.name / from);
-    if (checkpoints.resume(optimizer) != saved_step) wrong("{}: another step", where);
+    if (checkpoints.resume(optimizer, c.switching) != saved_step) wrong("{}: another step", where);
     if (checkpoints.trainer_state() != fmt::format("{} on {} ranks", c.name, from))
       wrong("{}: the trainer's state is '{}'", where, checkpoints.trainer_state());
-    whole.saved.require_same(optimizer, where);
+    if (checkpoints.load_switch().has_value() != c.switches_at_load())
+      wrong("{}: the switch isn't reported", where);
+    if (!c.switches_at_load()) whole.saved.require_same(optimizer, where);
     go_on(runtime, optimizer, c, whole, where);
   }
 }

@@ -9,6 +9,7 @@
 #include "cli/setters.hpp"
 #include "cli/train_options.hpp"
 #include "shardmix/error.hpp"
+#include "shardmix/presets.hpp"
 
 namespace shardmix::cli {
 namespace {
@@ -74,8 +75,9 @@ TEST(ParseOptions, EveryScheduleShapeHasItsName) {
     EXPECT_EQ(parse({"--lr-schedule", std::string(info.name)}).rule.lr_shape, info.shape);
   }
   EXPECT_EQ(error_of({"--lr-schedule", "step"}),
-            "--lr-schedule is 'step', but must be one of constant, linear, cosine, wsd, wsd-sqrt, "
-            "inverse-sqrt");
+            "--lr-schedule is 'step', but must be one of auto, constant, linear, cosine, wsd, "
+            "wsd-sqrt, inverse-sqrt");
+  EXPECT_EQ(parse({"--lr-schedule", "wsd", "--lr-schedule", "auto"}).rule.lr_shape, std::nullopt);
 }
 
 TEST(ParseOptions, EveryRuleAndPrecisionHasItsName) {
@@ -90,6 +92,24 @@ TEST(ParseOptions, EveryRuleAndPrecisionHasItsName) {
   EXPECT_EQ(parse({"--master", "full"}).master, Master::full);
   EXPECT_EQ(parse({"--master", "none"}).master, Master::none);
   EXPECT_EQ(parse({"--state", "compact"}).state, StateFormat::compact);
+}
+
+TEST(ParseOptions, EveryPresetHasItsName) {
+  for (const Preset& preset : presets()) {
+    EXPECT_EQ(parse({"--preset", std::string(preset.name)}).rule.preset, preset.name);
+  }
+  EXPECT_EQ(parse({"--preset", "apertus", "--preset", "none"}).rule.preset, "");
+  EXPECT_NE(error_of({"--preset", "paper"}).find("must be one of none, paper-110m"),
+            std::string::npos);
+  const ConfigFile file("preset = switch-1.3b\n");
+  EXPECT_EQ(parse({"--config", file.path()}).rule.preset, "switch-1.3b");
+}
+
+TEST(ParseOptions, M2StartsAtZeroOrFromM1) {
+  EXPECT_EQ(parse({"--switch-m2", "from-m1"}).rule.switch_m2, M2Start::from_m1);
+  EXPECT_EQ(parse({"--switch-m2", "zero"}).rule.switch_m2, M2Start::zero);
+  EXPECT_EQ(error_of({"--switch-m2", "m1"}),
+            "--switch-m2 is 'm1', but must be one of zero, from-m1");
 }
 
 TEST(ParseOptions, NegativeNumbersAreValues) {

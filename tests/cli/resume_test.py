@@ -81,42 +81,76 @@ class Resume(TrainCase):
         self.assertIn("nothing to do: 3 of --steps 3", said)
         self.assertEqual(len(self.metrics("run")), 3)
 
-    def test_adamw_switches_to_ademamix(self):
+    def test_a_run_of_adamw_is_taken_up_by_ademamix_and_back(self):
         self.train("adam", "--steps", "10", "--optimizer", "adamw", ranks=2)
-        said = self.train("both", "--steps", "20", "--resume", self.directory / "adam", "--alpha", "2",
-                          "--alpha-steps", "0", ranks=3).stderr
-        self.assertIn("switched from adamw to ademamix", said)
-        lines = self.metrics("both")
-        self.assertEqual([line["step"] for line in lines], list(range(11, 21)))
-        self.assertEqual(lines[0]["alpha"], 2.0)
-        info = self.inspect("both")
-        self.assertEqual((info["step"], info["updates"], info["slow_step"]), (20, 20, 10))
+        for name, more, starts, alpha in (
+                ("at-once", ["--alpha", "2", "--alpha-steps", "0"], "m2 starts at zero", 2.0),
+                ("schedules", ["--switch-at", "10", "--switch-m2", "from-m1"], "m2 starts from m1", 0.8)):
+            said = self.train(name, "--steps", "20", "--resume", self.directory / "adam", *more, ranks=3).stderr
+            self.assertIn("switched from adamw to ademamix at step 10: master, m1, v and the step are kept; "
+                          f"{starts}, and the slow step at 0\n", said)
+            lines = self.metrics(name)
+            self.assertEqual([line["step"] for line in lines], list(range(11, 21)))
+            self.assertAlmostEqual(lines[0]["alpha"], alpha)
+            info = self.inspect(name)
+            self.assertEqual((info["step"], info["updates"], info["slow_step"]), (20, 20, 10))
+        said = self.train("back", "--steps", "30", "--resume", self.directory / "schedules", "--optimizer", "adamw").stderr
+        self.assertIn("switched from ademamix to adamw at step 20: master, m1, v and the step are kept; dropped: m2\n", said)
+        info = self.inspect("back")
+        self.assertEqual((info["states"], info["slow_step"]), (["master", "m1", "v"], 0))
+
+    def assert_same_wherever_it_was_left(self, name, plan, states):
+        """Of a run that switches at step 6: resumed before, at and after it, elsewhere, it has the same bits."""
+        plan = ["--steps", "12", "--switch-at", "6", "--checkpoint-every", "2", "--keep-last", "0", *plan]
+        said = self.train(name, *plan, ranks=2).stderr
+        self.assertEqual(said.count("switched from "), 1, said)
+        self.assertIn(" at step 6: master, ", said)
+        whole = self.directory / name
+        for left, ranks in ((2, 1), (6, 4), (8, 1), (4, 4), (10, 2)):
+            start = whole / f"step_{left:09}"
+            if ranks != 2:
+                moved = self.directory / f"{name}-as-{ranks}"
+                run("checkpoint", "reshard", start, "--output", moved, "--ranks", ranks)
+                start = moved / start.name
+            self.assertEqual(len(list(start.glob("shard-*"))), ranks)
+            out = f"{name}-{left}"
+            said = self.train(out, *plan, "--resume", start, ranks=ranks).stderr
+            self.assertNotIn("warning", said)
+            # Left after the switch, it is past.
+            self.assertEqual(said.count("switched from "), int(left <= 6), said)
+            result = run("checkpoint", "diff", whole, self.directory / out)
+            self.assertEqual(result.returncode, 0, result.stdout)
+            self.assertEqual(self.losses(out), self.losses(name)[left:])
+        self.assertEqual((self.inspect(name)["states"], self.inspect(f"{name}/step_000000006")["states"]), states)
 
     def test_a_switch_in_the_run_has_the_same_bits_wherever_it_was_left(self):
-        plan = ["--steps", "12", "--switch-at", "6", "--checkpoint-every", "2", "--keep-last", "0"]
-        said = self.train("whole", *plan, ranks=2).stderr
-        self.assertIn("step 6: switched from adamw to ademamix", said)
+        adamw, ademamix = ["master", "m1", "v"], ["master", "m1", "m2", "v"]
+        self.assert_same_wherever_it_was_left("whole", [], (ademamix, adamw))
         lines = self.metrics("whole")
         self.assertEqual([line.get("alpha", 0) > 0 for line in lines], [False] * 6 + [True] * 6)
         info = self.inspect("whole")
         self.assertEqual((info["rule"], info["step"], info["updates"], info["slow_step"]), ("ademamix", 12, 12, 6))
         self.assertEqual(self.inspect("whole/step_000000006")["rule"], "adamw")
-        for left, ranks in ((2, 1), (6, 4), (8, 1)):
-            name = f"left-{left}"
-            said = self.train(name, *plan, "--resume", self.directory / "whole" / f"step_{left:09}", ranks=ranks).stderr
-            self.assertNotIn("warning", said)
-            result = run("checkpoint", "diff", self.directory / "whole", self.directory / name)
-            self.assertEqual(result.returncode, 0, result.stdout)
-            self.assertEqual(self.losses(name), self.losses("whole")[left:])
         # The steps before are AdamW's.
-        self.train("adamw", *plan[:2], "--optimizer", "adamw", ranks=2)
+        self.train("adamw", "--steps", "12", "--optimizer", "adamw", ranks=2)
         self.assertEqual(self.losses("adamw")[:6], self.losses("whole")[:6])
+        at_once = ["--alpha", "2", "--alpha-steps", "0", "--beta3-steps", "0", "--switch-m2", "from-m1"]
+        self.assert_same_wherever_it_was_left("from-m1", [*at_once, *LEAST], (ademamix, adamw))
+        self.assertNotEqual(self.losses("from-m1")[7:], self.losses("whole")[7:])
+
+    def test_the_way_back_has_the_same_bits_wherever_it_was_left(self):
+        adamw, ademamix = ["master", "m1", "v"], ["master", "m1", "m2", "v"]
+        plan = ["--switch-from", "ademamix", "--optimizer", "adamw"]
+        self.assert_same_wherever_it_was_left("back", plan, (adamw, ademamix))
+        self.assertEqual([line["alpha"] > 0 for line in self.metrics("back")], [True] * 6 + [False] * 6)
+        self.assert_same_wherever_it_was_left("back-least", [*plan, *LEAST], (adamw, ademamix))
 
     def test_a_switch_that_makes_no_sense_is_refused(self):
         for more, says in ((["--switch-at", "20"], "below the 20"), (["--switch-at", "-1"], "but is -1"),
                            (["--switch-at", "5", "--optimizer", "adamw"], "from adamw to itself"),
                            (["--switch-at", "5", "--switch-from", "lion"], "ademamix needs v"),
-                           (["--switch-at", "5", "--switch-from", "ademamix", "--optimizer", "adamw"], "a state that adamw drops"),
+                           (["--switch-at", "5", "--switch-from", "ademamix", "--beta1", "0"], "from ademamix to itself"),
+                           (["--switch-at", "5", "--beta1", "0"], "adamw and ademamix each keep a state"),
                            (["--switch-at", "5", "--switch-from", "simplified-ademamix"], "--switch-at: ")):
             result = run(*self.arguments("no", "--steps", "20", *more))
             self.assertEqual((result.returncode, len(complaints(result))), (2, 1), result.stderr)

@@ -92,6 +92,15 @@ class Train(TrainCase):
         self.assertEqual(len(self.metrics("run")), 4)
         self.assertIn('"seed":3', self.inspect("run")["trainer_state"])
 
+    def test_a_preset_fills_in_what_is_not_given(self):
+        config = self.directory / "run.ini"
+        config.write_text("preset = switch-1.3b\nalpha = 3\n")
+        said = self.train("run", "--steps", "3", "--config", config, "--weight-decay", "0").stderr
+        for part in ("rule ademamix, lr 0.0005 to 1e-05 (cosine), beta1 0.9, beta2 0.999, beta3 0.9999, alpha 3, ",
+                     "weight decay 0, alpha steps 0, beta3 steps 0, clip 0.1\n", "warning: beta3 = 0.9999 remembers"):
+            self.assertIn(part, said)
+        self.assertEqual(self.metrics("run")[0]["alpha"], 3.0)
+
     def test_start_says_what_will_run(self):
         said = self.train("run", "--steps", "2", ranks=2).stderr
         for part in ("model nano: width 32", "parameters in fp32", "ranks 2", "rule ademamix, lr ",

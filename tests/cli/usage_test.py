@@ -18,7 +18,8 @@ class Help(unittest.TestCase):
         for arguments in (["train", "--help"], ["help", "train"], ["train", "--text", "--help"]):
             result = run(*arguments)
             self.assertEqual((result.returncode, result.stderr), (0, ""), arguments)
-            for part in ("--text FILE", "The update rule:", "(default: 1000)", "Examples:", "Exit codes:"):
+            for part in ("--text FILE", "The update rule:", "(default: 1000)", "\n  switch-1.3b  lr 0.0005 to 1e-05 (cosine), alpha 1, "
+                         "beta3 0.9999 at once, clip 0.1\n", "Examples:", "Exit codes:"):
                 self.assertIn(part, result.stdout)
         self.assertIn("inspect PATH", run("checkpoint", "--help").stdout)
 

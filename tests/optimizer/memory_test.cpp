@@ -5,52 +5,28 @@
 #include "comm/runtime_impl.hpp"
 #include "comm/transports.hpp"
 #include "optimizer/support.hpp"
+#include "support/forwarding_device.hpp"
 
 namespace shardmix {
 namespace {
 
 /// A device that counts the bytes that are allocated on it.
-class CountingDevice final : public device::Device {
+class CountingDevice final : public testing::ForwardingDevice {
  public:
-  explicit CountingDevice(std::unique_ptr<Device> inner) : inner_(std::move(inner)) {}
+  using ForwardingDevice::ForwardingDevice;
 
   void* allocate(std::size_t bytes, device::MemoryKind kind) override {
     bytes_ += static_cast<std::int64_t>(bytes);
-    return inner_->allocate(bytes, kind);
+    return ForwardingDevice::allocate(bytes, kind);
   }
   void release(void* memory, std::size_t bytes, device::MemoryKind kind) noexcept override {
     bytes_ -= static_cast<std::int64_t>(bytes);
-    inner_->release(memory, bytes, kind);
+    ForwardingDevice::release(memory, bytes, kind);
   }
-  void discard(std::byte* memory, std::size_t bytes) override { inner_->discard(memory, bytes); }
-  void reduce(const device::ReduceTask& task) override { inner_->reduce(task); }
-  void sum_squares(const double* squares, std::int64_t blocks, device::SquareSum* sum) override {
-    inner_->sum_squares(squares, blocks, sum);
-  }
-  void add_sums(const device::SquareSum* sums, std::int64_t count,
-                device::SquareSum* total) override {
-    inner_->add_sums(sums, count, total);
-  }
-  void decide(const device::DecideTask& task) override { inner_->decide(task); }
-  void zero(void* memory, std::size_t bytes) override { inner_->zero(memory, bytes); }
-  void queue_copy(void* to, const void* from, std::size_t bytes) override {
-    inner_->queue_copy(to, from, bytes);
-  }
-  void copy(void* to, const void* from, std::size_t bytes) override {
-    inner_->copy(to, from, bytes);
-  }
-  bool is_idle() override { return inner_->is_idle(); }
-  bool is_decided() override { return inner_->is_decided(); }
-  void synchronize() override { inner_->synchronize(); }
-  [[nodiscard]] bool is_host() const noexcept override { return inner_->is_host(); }
-  void update(const device::UpdateTask& task) override { inner_->update(task); }
-  void stream(const device::StreamTask& task) override { inner_->stream(task); }
-  [[nodiscard]] std::string description() const override { return inner_->description(); }
 
   [[nodiscard]] std::int64_t bytes() const noexcept { return bytes_; }
 
  private:
-  std::unique_ptr<Device> inner_;
   std::int64_t bytes_ = 0;
 };
 

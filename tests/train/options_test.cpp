@@ -8,6 +8,7 @@
 
 #include "math/update_rules.hpp"
 #include "shardmix/error.hpp"
+#include "shardmix/presets.hpp"
 
 namespace shardmix::train {
 namespace {
@@ -190,6 +191,101 @@ TEST(RuleOf, TakesWhatIsGiven) {
   EXPECT_EQ(rule.eps, 1e-6);
   EXPECT_EQ(rule.weight_decay, 0.0);
   EXPECT_EQ(clip_of(options), 0.0);
+}
+
+TEST(Preset, FillsInWhatWasNotGiven) {
+  TrainOptions options = good_options();
+  options.steps = 100'000;
+  for (const Preset& preset : presets()) {
+    options.rule = {.preset = std::string(preset.name), .lr = 0.25};
+    EXPECT_NO_THROW(validate(options)) << preset.name;
+    AdEMAMix expected = preset.rule;
+    expected.lr = lr_of(rule_of(options));
+    expected.alpha_steps = expected.alpha_steps.value_or(100'000);
+    expected.beta3_steps = expected.beta3_steps.value_or(100'000);
+    EXPECT_EQ(rule_of(options), Rule(expected)) << preset.name;
+    EXPECT_EQ(expected.lr.peak, 0.25);
+    EXPECT_EQ(expected.lr.shape, preset.rule.lr.shape);
+    EXPECT_EQ(clip_of(options), preset.clip_norm);
+  }
+  options.rule = {.preset = "paper-1.3b",
+                  .lr_shape = Schedule::Shape::linear,
+                  .final_lr = 0.0,
+                  .beta3 = 0.99,
+                  .alpha = 3.0,
+                  .weight_decay = 0.0,
+                  .alpha_steps = 7,
+                  .clip = 0.0};
+  EXPECT_EQ(rule_of(options), Rule(AdEMAMix{.lr = linear(3e-4, {.warmup = 3000, .steps = 100'000}),
+                                            .beta3 = 0.99,
+                                            .alpha = 3.0,
+                                            .weight_decay = 0.0,
+                                            .alpha_steps = 7,
+                                            .beta3_steps = 100'000}));
+  EXPECT_EQ(clip_of(options), 0.0);
+}
+
+TEST(Preset, OfALongRunIsThePapersRun) {
+  TrainOptions options = good_options();
+  options.steps = 256'000;
+  for (const char* name : {"paper-110m", "paper-330m", "paper-1.3b"}) {
+    options.rule = {.preset = name};
+    const Preset& preset = preset_named(name);
+    EXPECT_EQ(lr_of(rule_of(options)), preset.rule.lr);
+    options.rule.name = "adamw";
+    AdamW adamw{.lr = preset.rule.lr};
+    adamw.lr.peak = preset.adamw_lr;
+    EXPECT_EQ(rule_of(options), Rule(adamw));
+  }
+}
+
+TEST(Preset, OfTheNamedModelsHaveTheirNumbers) {
+  for (const NamedModel& model : named_models()) {
+    if (model.name == "nano") continue;
+    const Preset& preset = preset_named("paper-" + std::string(model.name));
+    EXPECT_EQ(model.lr, preset.rule.lr.peak);
+    EXPECT_EQ(model.alpha, preset.rule.alpha);
+    EXPECT_EQ(model.clip, preset.clip_norm);
+  }
+}
+
+TEST(Preset, OfASwitchHoldsOnBothSides) {
+  TrainOptions options = good_options();
+  options.steps = 100'000;
+  options.rule = {.preset = "switch-1.3b", .switch_at = 40'000};
+  EXPECT_NO_THROW(validate(options));
+  EXPECT_EQ(lr_of(rule_before_switch(options)), lr_of(rule_of(options)));
+  const auto rule = std::get<AdEMAMix>(rule_of(options));
+  EXPECT_EQ(rule.alpha_at(1), 1.0);
+  EXPECT_EQ(rule.beta3_at(1), 0.9999);
+  options.rule.preset = "paper-110m";  // its schedules are as long as what is left
+  EXPECT_EQ(std::get<AdEMAMix>(rule_of(options)).alpha_steps, 60'000);
+}
+
+TEST(Preset, OfAnotherRuleIsRefused) {
+  TrainOptions options = good_options();
+  for (const char* name : {"lion", "simplified-ademamix"}) {
+    options.rule = {.name = name, .preset = "paper-110m"};
+    EXPECT_THROW(validate(options), ConfigError) << name;
+  }
+  options.rule = {.name = "lion", .preset = "paper-110m", .switch_at = 10};
+  EXPECT_THROW(validate(options), ConfigError);
+}
+
+TEST(WidestRule, KeepsAllStatesOfTheOther) {
+  TrainOptions options = good_options();
+  options.rule.switch_at = 500;
+  const auto widest = [&](const char* from, const char* to) {
+    options.rule.switch_from = from;
+    options.rule.name = to;
+    EXPECT_NO_THROW(validate(options)) << from << " " << to;
+    return name_of(widest_rule(options));
+  };
+  EXPECT_EQ(widest("adamw", "ademamix"), "ademamix");
+  EXPECT_EQ(widest("ademamix", "adamw"), "ademamix");
+  EXPECT_EQ(widest("adamw", "lion"), "adamw");
+  options.rule.switch_at = 0;
+  EXPECT_EQ(widest("ademamix", "adamw"), "adamw");
 }
 
 TEST(RuleOf, EveryShapeTakesTheNumbersThatItHas) {
