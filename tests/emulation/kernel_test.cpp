@@ -62,6 +62,19 @@ TEST(Kernels, ShowABarrierThatIsMissing) {
   EXPECT_NE(data.values(), numbers);
 }
 
+__global__ void count_after_ends(int* out) {
+  if (threadIdx.x == 0 || threadIdx.x == blockDim.x - 1) return;
+  __syncthreads();
+  const int came = __syncthreads_count(threadIdx.x % 2 == 0);
+  if (threadIdx.x == 1) *out = came;
+}
+
+TEST(Kernels, DontWaitForThreadsThatEnded) {
+  DeviceArray<int> out(1);
+  launch(1, 100, nullptr, &count_after_ends, out.data());
+  EXPECT_EQ(out.values()[0], 49);
+}
+
 struct Exchanged {
   float broadcast;
   double crossed;
