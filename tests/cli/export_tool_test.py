@@ -4,10 +4,12 @@ not be there. Without PyTorch the files of torch.save are left out, and the pick
 import contextlib
 import importlib.util
 import io
+import json
 import os
 import pathlib
 import pickle
 import random
+import struct
 import subprocess
 import sys
 import tempfile
@@ -297,6 +299,116 @@ class TorchFiles(Tool):
         self.refused({"optimizer": self.good()["optimizer"]}, "--model FILE")
         self.refused({"a": self.good()["optimizer"], **self.good()}, "--optimizer-key")
         self.refused([1, 2], "no optimizer")
+
+
+@unittest.skipUnless(HAS_TORCH, "needs PyTorch")
+class WayBack(Tool):
+    """From a file such as `shardmix checkpoint export` writes."""
+
+    def setUp(self):
+        super().setUp()
+        import torch
+
+        torch.manual_seed(0)
+        self.parameters = {"w": torch.randn(4, 5), "b": torch.randn(5), "none": torch.zeros(0, 2)}
+        self.tensors = {"frozen": torch.ones(3)}
+        for name, value in self.parameters.items():
+            self.tensors |= {name: value, f"{name}.m1": -value, f"{name}.m2": 2 * value, f"{name}.v": value.square()}
+        numbers = {"lr": {"shape": "constant", "peak": 0.5}, "beta1": 0.8, "beta2": 0.9, "beta3": 0.99, "alpha": 3.0,
+                   "eps": 1e-6, "weight_decay": 0.25, "alpha_steps": 7, "beta3_steps": 0}
+        self.metadata = {"step": "9", "updates": "8", "slow_step": "8", "rule": "ademamix",
+                         "hyper_parameters": json.dumps(numbers)}
+        self.path = self.directory / "all.safetensors"
+
+    def write(self):
+        header, values = {"__metadata__": self.metadata}, b""
+        for name, tensor in self.tensors.items():
+            data = tensor.numpy().tobytes()
+            header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [len(values), len(values) + len(data)]}
+            values += data
+        text = json.dumps(header).encode()
+        self.path.write_bytes(struct.pack("<Q", len(text)) + text + values)
+        return self.path
+
+    def back(self, target, *more):
+        import torch
+
+        self.tool("--to", target, self.write(), self.directory / "back.pt", "--force", *more, code=0)
+        return torch.load(self.directory / "back.pt", weights_only=True)
+
+    def assert_state(self, state, name, keys, step):
+        import torch
+
+        for key, ours in keys.items():
+            self.assertTrue(torch.equal(state[key], self.tensors[f"{name}.{ours}"]), (name, key))
+        self.assertEqual(float(state["step"]), step)
+
+    def test_torchs_adamw_loads_it(self):
+        import torch
+
+        back = self.back("torch-adamw")
+        named = [(name, torch.nn.Parameter(back["model"][name])) for name in self.parameters]
+        optimizer = torch.optim.AdamW(named, lr=9)
+        optimizer.load_state_dict(back["optimizer"])
+        group = optimizer.param_groups[0]
+        self.assertEqual([group[key] for key in ("lr", "betas", "eps", "weight_decay")], [0.5, (0.8, 0.9), 1e-6, 0.25])
+        for name, parameter in named:
+            self.assert_state(optimizer.state[parameter], name, {"exp_avg": "m1", "exp_avg_sq": "v"}, 8)
+            self.assertTrue(torch.equal(parameter.detach(), self.parameters[name]))
+        self.assertEqual(set(back["model"]), {*self.parameters, "frozen"})
+
+    def test_in_the_groups_of_another_optimizer(self):
+        import torch
+
+        own = {name: torch.nn.Parameter(value.clone()) for name, value in self.parameters.items()}
+        groups = [{"params": [("none", own["none"]), ("b", own["b"])], "weight_decay": 0.0}, {"params": [("w", own["w"])]}]
+        optimizer = torch.optim.AdamW(groups, lr=0.125)
+        torch.save(optimizer.state_dict(), self.directory / "like.pt")
+        optimizer.load_state_dict(self.back("torch-adamw", "--like", self.directory / "like.pt")["optimizer"])
+        for name, parameter in own.items():
+            self.assert_state(optimizer.state[parameter], name, {"exp_avg": "m1", "exp_avg_sq": "v"}, 8)
+        self.assertEqual([group["weight_decay"] for group in optimizer.param_groups], [0.0, 0.01])
+        del self.tensors["b"], self.tensors["b.m1"], self.tensors["b.m2"], self.tensors["b.v"]
+        self.tool("--to", "torch-adamw", self.write(), self.directory / "out", "--like", self.directory / "like.pt",
+                  says="different parameters: b")
+
+    def test_ademamix(self):
+        back = self.back("ademamix")
+        group = back["optimizer"]["param_groups"][0]
+        self.assertEqual((group["betas"], group["alpha"], group["alpha_warmup"], group["beta3_warmup"]),
+                         ((0.8, 0.9, 0.99), 3.0, 7, None))
+        for place, name in enumerate(group["param_names"]):
+            self.assert_state(back["optimizer"]["state"][place], name,
+                              {"exp_avg_fast": "m1", "exp_avg_slow": "m2", "exp_avg_sq": "v"}, 8)
+
+    def test_there_and_back(self):
+        """What --to writes is a source that exports to the same numbers."""
+        self.tensors = {name: tensor for name, tensor in self.tensors.items() if "m2" not in name}
+        self.back("torch-adamw", "--force")
+        self.tool(self.directory / "back.pt", self.directory / "again", code=0)
+        data = (self.directory / "again.safetensors").read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8:8 + length])
+        for name in ("w", "w.m1", "w.v", "b.v"):
+            begin, end = (8 + length + offset for offset in header[name]["data_offsets"])
+            self.assertEqual(data[begin:end], self.tensors[name].numpy().tobytes(), name)
+        parameters = json.loads((self.directory / "again.json").read_text())["parameters"]
+        self.assertEqual({parameter["step"] for parameter in parameters}, {8})
+
+    def test_what_is_refused(self):
+        good = self.write().read_bytes()
+        out = self.directory / "out"
+        for cut in (0, 7, 8, 100, len(good) - 1):
+            self.path.write_bytes(good[:cut])
+            self.tool("--to", "torch-adamw", self.path, out, says="all.safetensors")
+        self.path.write_bytes(struct.pack("<Q", 2**63) + good[8:])
+        self.tool("--to", "torch-adamw", self.path, out, says="header of")
+        del self.tensors["w.m1"]
+        self.tool("--to", "torch-adamw", self.write(), out, says="no m1")
+        self.metadata["updates"] = "x"
+        self.tool("--to", "torch-adamw", self.write(), out, says="no updates")
+        self.metadata |= {"updates": "8", "hyper_parameters": '{"lr": 1}'}
+        self.tool("--to", "torch-adamw", self.write(), out, says="hyper_parameters")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import zlib
 import h5py
 import numpy
 
-from support import complaints, run
+from support import TrainCase, complaints, run
 
 DTYPES = {"float32": "F32", "uint16": "BF16", "float16": "F16", "int64": "I64", "float64": "F64"}
 
@@ -328,6 +328,26 @@ class FromNames(Import):
             manifest = json.loads((out / "latest/manifest.json").read_text())
             self.assertEqual(len(manifest["parameters"]), parameters)
         self.assertFalse(self.values(self.directory / "zeros/latest", "frozen", "v").any())
+
+
+@unittest.skipUnless("trainer ON" in run("--version").stdout, "this build has no trainer")
+class Training(TrainCase):
+    def test_a_run_goes_on_as_if_it_had_never_left(self):
+        common = ("--steps", 6, "--checkpoint-every", 3, "--optimizer", "adamw", "--lr-schedule", "constant")
+        self.train("whole", *common)
+        there = self.directory / "there.safetensors"
+        self.assertEqual(run("checkpoint", "export", self.directory / "whole/step_000000003", "--output", there).returncode, 0)
+        for name in ("out", "elsewhere"):
+            result = run("import", there, "--output", self.directory / name)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        went_on = self.train("out", *common)
+        self.assertIn("resumed after step 3", went_on.stdout + went_on.stderr)
+        self.assertEqual(self.losses("out"), self.losses("whole")[3:])
+        by_path = self.train("third", *common, "--resume", self.directory / "elsewhere")
+        self.assertIn("resumed after step 3", by_path.stdout + by_path.stderr)
+        self.assertEqual(self.losses("third"), self.losses("whole")[3:])
+        switched = self.train("elsewhere", "--steps", 6, "--optimizer", "ademamix")
+        self.assertIn("switched from adamw to ademamix at step 3", switched.stdout + switched.stderr)
 
 
 if __name__ == "__main__":

@@ -247,7 +247,6 @@ CASES = {
     "DeepSpeed ZeRO-1 bf16, torch AdamW": ranks("deepspeed", "1", "bf16", "torch"),
     "DeepSpeed ZeRO-2 bf16, torch AdamW": ranks("deepspeed", "2", "bf16", "torch"),
     "DeepSpeed ZeRO-2 fp32, CPUAdam": ranks("deepspeed", "2", "fp32", "cpu-adam"),
-    "DeepSpeed ZeRO-1 fp16, torch AdamW": ranks("deepspeed", "1", "fp16", "torch"),
     "DeepSpeed ZeRO-2 bf16, round robin": ranks("deepspeed", "2", "bf16", "torch", "round-robin"),
     "DeepSpeed universal": ranks("deepspeed", "2", "bf16", "torch", "universal"),
     "FSDP2, torch.distributed.checkpoint": ranks("fsdp", "nested"),

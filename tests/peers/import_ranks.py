@@ -42,7 +42,7 @@ def deepspeed(folder: pathlib.Path, stage: str, dtype: str, kind: str, *more: st
     config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 4, "gradient_clipping": 1.0,
                               "zero_optimization": {"stage": int(stage), "round_robin_gradients": "round-robin" in more}}
     if dtype != "fp32":
-        config[dtype] = {"enabled": True} | ({"initial_scale_power": 8} if dtype == "fp16" else {})
+        config[dtype] = {"enabled": True}
     make = torch.optim.AdamW if kind == "torch" else DeepSpeedCPUAdam
     engine, *_ = deepspeed.initialize(model=network, optimizer=make(groups(network.trained(), False), lr=1e-2),
                                       config=config)
