@@ -11,6 +11,7 @@ import contextlib
 import io
 import pathlib
 import pickle
+import pickletools
 import re
 import warnings
 from typing import Any
@@ -130,12 +131,23 @@ class Unpickler(pickle.Unpickler):
         raise Refused("it refers to objects outside of itself")
 
 
+def require_bounded(data: bytes) -> None:
+    """Python's reader takes memory for lengths and places that are only claimed."""
+    for opcode, argument, _ in pickletools.genops(data):  # which itself looks whether lengths are there
+        if opcode.name == "BYTEARRAY8" or "BUFFER" in opcode.name:
+            raise Refused("it has memory of its own in it, which such a file doesn't need")
+        if opcode.name.endswith("PUT") and argument is not None and argument > len(data):
+            raise Refused("it is damaged: it counts more objects than it has bytes")
+
+
 def unpickle(path: pathlib.Path, allowed: dict[str, Any]) -> Any:
     size = path.stat().st_size
     if size > MOST_PICKLE:
         raise Refused(f"'{path}' has {size} bytes, but at most {MOST_PICKLE} are read")
-    with contextlib.closing(io.BytesIO(path.read_bytes())) as file:
+    data = path.read_bytes()
+    with contextlib.closing(io.BytesIO(data)) as file:
         try:
+            require_bounded(data)
             return Unpickler(file, allowed).load()
         except Refused as error:
             raise Refused(f"'{path}' isn't read: {error}") from None

@@ -172,6 +172,11 @@ class Metadata(Tool):
             self.tool(self.directory, self.directory / "out")
         self.refused(b"\x80\x05" + b"(" * 2_000_000, "")
         self.refused(b"", "damaged")
+        # Lengths and places that would take all memory.
+        self.refused(b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", "")
+        self.refused(b"\x80\x05\x8e" + struct.pack("<Q", 1 << 40) + b".", "")
+        self.refused(b"\x80\x05Nr" + struct.pack("<I", (1 << 32) - 1) + b".", "counts more objects")
+        self.refused(b"\x80\x05\x96" + struct.pack("<Q", 1) + b"x.", "memory of its own")
 
     def test_places_and_sizes(self):
         (self.directory / "__0_0.distcp").write_bytes(bytes(100))
