@@ -1,9 +1,11 @@
 #include "checkpoint/manifest.hpp"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -242,6 +244,12 @@ CheckpointInfo info_from(const Json& json) {
 }
 
 }  // namespace
+
+std::string time_of_creation() {
+  return fmt::format(
+      "{:%FT%TZ}",
+      fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+}
 
 std::string manifest_text(const CheckpointInfo& info) {
   Json json{{"format", format_name},

@@ -14,6 +14,9 @@ namespace shardmix::checkpoint {
 
 inline constexpr const char* manifest_name = "manifest.json";
 
+/// Now, as a manifest's `created` has it.
+[[nodiscard]] std::string time_of_creation();
+
 /// The manifest's text. Its last line but one holds the checksum of all lines before.
 [[nodiscard]] std::string manifest_text(const CheckpointInfo& info);
 

@@ -5,16 +5,10 @@
 
 #include <filesystem>
 
+#include "checkpoint/sole_writer.hpp"
 #include "shardmix/checkpoints.hpp"
 
 namespace shardmix::checkpoint {
-
-struct ReshardOptions {
-  int ranks = 1;
-  int ranks_per_file = 1;
-  /// Of the run that is to load it: each of its ranks then finds its shard in one file.
-  std::int64_t bucket_elements = OptimizerOptions{}.bucket_elements;
-};
 
 /// Verifies `checkpoint` (or the newest one in a run's directory), then writes it anew into
 /// `run_directory`, which is made where it isn't there, under the name of its step. Returns what
@@ -22,8 +16,7 @@ struct ReshardOptions {
 /// is damaged or the new one can't be written, and ConfigError where an option makes no sense or
 /// `run_directory` has a checkpoint of this step.
 CheckpointInfo reshard_checkpoint(const std::filesystem::path& checkpoint,
-                                  const std::filesystem::path& run_directory,
-                                  const ReshardOptions& options,
+                                  const std::filesystem::path& run_directory, const Cut& cut,
                                   const CheckpointProgress& progress = {});
 
 }  // namespace shardmix::checkpoint

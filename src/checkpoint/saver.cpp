@@ -1,6 +1,5 @@
 #include "checkpoint/saver.hpp"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <array>
@@ -25,9 +24,7 @@ namespace fs = std::filesystem;
 /// All but what the files will be.
 CheckpointInfo describe(const ShardedOptimizer::Impl& optimizer, std::string_view trainer_state) {
   CheckpointInfo info;
-  info.created = fmt::format(
-      "{:%FT%TZ}",
-      fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+  info.created = time_of_creation();
   info.shardmix_version = version();
   info.rule = name_of(optimizer.rule);
   info.rule_json = json_of(optimizer.rule).dump();

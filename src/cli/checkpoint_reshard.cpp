@@ -39,7 +39,7 @@ Exit codes: 0 done; 1 the checkpoint is damaged, or the new one can't be written
 int reshard_tool(const Arguments& arguments) {
   std::string output;
   int ranks = 0;
-  checkpoint::ReshardOptions chosen;
+  checkpoint::Cut chosen;
   bool json = false;
   const OptionGroup options{
       .title = "Options",

@@ -18,12 +18,14 @@ using Arguments = std::vector<std::string>;
 /// `argc` and `argv` are main's: MPI reads them.
 [[nodiscard]] int train_command(const Arguments& arguments, int& argc, char**& argv);
 [[nodiscard]] int checkpoint_command(const Arguments& arguments);
+[[nodiscard]] int import_command(const Arguments& arguments);
 [[nodiscard]] int bench_command(const Arguments& arguments, int& argc, char**& argv);
 
 /// The text of `shardmix --help`, `shardmix train --help` and so on.
 [[nodiscard]] std::string help();
 [[nodiscard]] std::string train_help();
 [[nodiscard]] std::string checkpoint_help();
+[[nodiscard]] std::string import_help();
 [[nodiscard]] std::string bench_help(std::string_view what = "");
 
 /// This process's rank, as far as a launcher's environment (mpirun's, srun's) tells; nothing

@@ -20,6 +20,7 @@ std::string help_for(const Arguments& arguments) {
   if (arguments.empty()) return help();
   if (arguments.front() == "train") return train_help();
   if (arguments.front() == "checkpoint") return checkpoint_help();
+  if (arguments.front() == "import") return import_help();
   if (arguments.front() == "bench") return bench_help();
   return help();
 }
@@ -34,6 +35,7 @@ int run(int& argc, char**& argv) {
   const Arguments arguments(all.begin() + 1, all.end());
   if (command == "train") return train_command(arguments, argc, argv);
   if (command == "checkpoint") return checkpoint_command(arguments);
+  if (command == "import") return import_command(arguments);
   if (command == "bench") return bench_command(arguments, argc, argv);
   if (command == "--version") {
     print(version_text());
@@ -42,7 +44,8 @@ int run(int& argc, char**& argv) {
   } else {
     throw ConfigError(fmt::format(
         "there is no command '{}'{}; shardmix --help lists them", command,
-        did_you_mean(command, {"train", "checkpoint", "bench", "help", "--help", "--version"},
+        did_you_mean(command,
+                     {"train", "checkpoint", "import", "bench", "help", "--help", "--version"},
                      "")));
   }
   return 0;
@@ -57,6 +60,7 @@ A sharded optimizer for MPI clusters: AdEMAMix, AdamW, Simplified-AdEMAMix and L
 
   train        train a GPT on any text (mpirun -n RANKS shardmix train ... on several ranks)
   checkpoint   inspect, verify, compare, export and prune checkpoints
+  import       go on with a run that another program's AdamW or AdEMAMix began
   bench        measure the update, whole steps, the collectives and checkpoints
   help         this text, or a command's: shardmix help train
   --version    the version, and what this build can do

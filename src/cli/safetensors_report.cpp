@@ -1,11 +1,11 @@
 #include "cli/safetensors_report.hpp"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "cli/printable.hpp"
 #include "train/format.hpp"
 
 namespace shardmix::cli {
@@ -14,18 +14,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 using checkpoint::SafetensorsTensor;
 
-/// A text of the file's, without what a terminal would obey.
-std::string printable(const std::string& text) {
-  const bool is_plain = std::ranges::none_of(
-      text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
-  return is_plain ? text : Json(text).dump(-1, ' ', /*ensure_ascii=*/true);
-}
-
-/// "2 x 3", "scalar".
-std::string shape_text(const SafetensorsTensor& tensor) {
-  return tensor.shape.empty() ? "scalar" : fmt::format("{}", fmt::join(tensor.shape, " x "));
-}
-
 }  // namespace
 
 std::string report_text(const std::filesystem::path& path, const checkpoint::Safetensors& file) {
@@ -33,7 +21,7 @@ std::string report_text(const std::filesystem::path& path, const checkpoint::Saf
   std::size_t shape_width = 0;
   for (const SafetensorsTensor& tensor : file.tensors) {
     name_width = std::max(name_width, printable(tensor.name).size());
-    shape_width = std::max(shape_width, shape_text(tensor).size());
+    shape_width = std::max(shape_width, shape_text(tensor.shape).size());
   }
   name_width = std::min<std::size_t>(name_width, 64);
   shape_width = std::min<std::size_t>(shape_width, 32);
@@ -45,7 +33,7 @@ std::string report_text(const std::filesystem::path& path, const checkpoint::Saf
   text += fmt::format("{:<14}{}\n", "tensors", file.tensors.size());
   for (const SafetensorsTensor& tensor : file.tensors) {
     text += fmt::format("  {:<{}}  {:<7}  {:<{}}  {:>10}\n", printable(tensor.name), name_width,
-                        tensor.type.name, shape_text(tensor), shape_width,
+                        tensor.type.name, shape_text(tensor.shape), shape_width,
                         train::format_bytes(tensor.bytes));
   }
   return text;
