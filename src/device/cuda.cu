@@ -65,7 +65,7 @@ struct UpdateLaunch {
 
 /// A warp looks up the run of each of its blocks.
 template <class Kernel, StateStorage State>
-__global__ void __launch_bounds__(threads_per_block)
+__global__ void __launch_bounds__(threads_per_block, 2)
     update_kernel(const __grid_constant__ UpdateLaunch<Kernel> launch) {
   if (launch.control->skip != 0) return;
   const float scale = launch.control->gradient_scale;
@@ -113,6 +113,8 @@ struct ReduceLaunch {
   const void* at[most_launched_sources] = {};
 };
 
+/// `Levels` as in sum_tree(): few of them stay in registers.
+template <int Levels>
 __global__ void __launch_bounds__(threads_per_block)
     reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
   const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
@@ -120,10 +122,10 @@ __global__ void __launch_bounds__(threads_per_block)
   for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
     const std::int64_t begin = block * block_elements + lane * own;
     alignas(16) float total[own];
-    sum_tree<own>(launch.dtype, sources, launch.sources, begin, total);
+    sum_tree<own, Levels>(launch.dtype, sources, launch.sources, begin, total);
     add_partials<own>(reinterpret_cast<const float* const*>(sources + launch.sources),
                       launch.partials, begin, total);
-    if (launch.sum != nullptr) copy<own>(total, launch.sum + begin);
+    if (launch.sum != nullptr) store<own>(total, launch.sum + begin);
     if (launch.block_squares == nullptr) continue;
     double columns[own];
     for_each<own>([&](int i) {
@@ -266,7 +268,8 @@ class CudaDevice final : public Device {
     const void** to = many.empty() ? launch.at : many.data();
     std::ranges::copy(task.partials, std::ranges::copy(task.sources, to).out);
     if (!many.empty()) launch.table = on_device(many);
-    this->launch(&reduce_kernel, warps_for(launch.blocks), launch);
+    const auto kernel = launch.sources <= most_gradients ? &reduce_kernel<1> : &reduce_kernel<16>;
+    this->launch(kernel, warps_for(launch.blocks), launch);
   }
 
   void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) override {

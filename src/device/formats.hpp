@@ -46,19 +46,40 @@ SHARDMIX_HOST_DEVICE void for_each_random(std::uint32_t block_key, int first, co
   });
 }
 
-/// Copies N values in accesses of 16 bytes on a GPU (8 where they are no more).
+// On a GPU memory is read and written in accesses of 16 bytes (8 where eight values are no more),
+// said by intrinsics: compilers took stores apart. What they move isn't used again soon (`cs`).
+
+/// Copies N values from memory to a buffer of this thread.
 template <int N, class T>
-SHARDMIX_HOST_DEVICE void copy(const T* from, T* to) {
+SHARDMIX_HOST_DEVICE void fetch(const T* memory, T* buffer) {
 #if defined(__CUDA_ARCH__)
   if constexpr (N * sizeof(T) % 16 == 0) {
-    for_each<N * sizeof(T) / 16>(
-        [&](int i) { reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i]; });
+    for_each<N * sizeof(T) / 16>([&](int i) {
+      reinterpret_cast<uint4*>(buffer)[i] = __ldcs(reinterpret_cast<const uint4*>(memory) + i);
+    });
   } else {
     static_assert(N * sizeof(T) == 8);
-    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+    *reinterpret_cast<uint2*>(buffer) = __ldcs(reinterpret_cast<const uint2*>(memory));
   }
 #else
-  for_each<N>([&](int i) { to[i] = from[i]; });
+  for_each<N>([&](int i) { buffer[i] = memory[i]; });
+#endif
+}
+
+/// The inverse.
+template <int N, class T>
+SHARDMIX_HOST_DEVICE void store(const T* buffer, T* memory) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (N * sizeof(T) % 16 == 0) {
+    for_each<N * sizeof(T) / 16>([&](int i) {
+      __stcs(reinterpret_cast<uint4*>(memory) + i, reinterpret_cast<const uint4*>(buffer)[i]);
+    });
+  } else {
+    static_assert(N * sizeof(T) == 8);
+    __stcs(reinterpret_cast<uint2*>(memory), *reinterpret_cast<const uint2*>(buffer));
+  }
+#else
+  for_each<N>([&](int i) { memory[i] = buffer[i]; });
 #endif
 }
 
@@ -66,7 +87,7 @@ SHARDMIX_HOST_DEVICE void copy(const T* from, T* to) {
 template <int N, class T>
 SHARDMIX_HOST_DEVICE T* values_at(T* memory, [[maybe_unused]] std::remove_const_t<T>* buffer) {
 #if defined(__CUDA_ARCH__)
-  copy<N>(static_cast<const T*>(memory), buffer);
+  fetch<N>(static_cast<const T*>(memory), buffer);
   return buffer;
 #else
   return memory;
@@ -87,7 +108,7 @@ SHARDMIX_HOST_DEVICE T* room_at([[maybe_unused]] T* memory, [[maybe_unused]] T* 
 template <int N, class T>
 SHARDMIX_HOST_DEVICE void put_back([[maybe_unused]] const T* from, [[maybe_unused]] T* memory) {
 #if defined(__CUDA_ARCH__)
-  copy<N>(from, memory);
+  store<N>(from, memory);
 #endif
 }
 
@@ -96,7 +117,7 @@ template <int N, class Narrow>
 SHARDMIX_HOST_DEVICE void load_lanes(const Narrow* from, std::uint32_t* to) {
 #if defined(__CUDA_ARCH__)
   alignas(16) Narrow narrow[N];
-  copy<N>(from, narrow);
+  fetch<N>(from, narrow);
   for_each<N>([&](int i) { to[i] = static_cast<std::uint32_t>(narrow[i]); });
 #else
   for_each<N>([&](int i) { to[i] = static_cast<std::uint32_t>(from[i]); });
@@ -109,7 +130,7 @@ SHARDMIX_HOST_DEVICE void store_lanes(const std::uint32_t* from, Narrow* to) {
 #if defined(__CUDA_ARCH__)
   alignas(16) Narrow narrow[N];
   for_each<N>([&](int i) { narrow[i] = static_cast<Narrow>(from[i]); });
-  copy<N>(narrow, to);
+  store<N>(narrow, to);
 #else
   for_each<N>([&](int i) { to[i] = static_cast<Narrow>(from[i]); });
 #endif
@@ -177,7 +198,7 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
 template <int N, class T>
 SHARDMIX_HOST_DEVICE void put_everywhere(const T* from, const UpdateArrays& a, std::int64_t begin) {
   put_back<N>(from, static_cast<T*>(a.parameter) + begin);
-  for (int c = 0; c < a.copy_count; ++c) copy<N>(from, static_cast<T*>(a.copies[c]) + begin);
+  for (int c = 0; c < a.copy_count; ++c) store<N>(from, static_cast<T*>(a.copies[c]) + begin);
 }
 
 template <int N, class Half>

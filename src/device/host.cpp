@@ -68,7 +68,7 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
     sum_tree<n>(task.dtype, task.sources.data(), static_cast<int>(task.sources.size()), first,
                 total);
     add_partials<n>(task.partials.data(), static_cast<int>(task.partials.size()), first, total);
-    if (task.sum != nullptr) copy<n>(total, task.sum + first);
+    if (task.sum != nullptr) store<n>(total, task.sum + first);
     if (task.block_squares != nullptr) {
       task.block_squares[first / n] =
           are_usable<n>(total) ? sum_of_squares(total) : std::numeric_limits<double>::infinity();
