@@ -115,7 +115,7 @@ class Measurement {
                    optimizer_options(precision, options.bucket_elements, false)),
         checkpoints_(ranks.runtime(), directory_.path() / "run",
                      {.keep_last = 0, .ranks_per_file = options.ranks_per_file}) {
-    fill_model(optimizer_);
+    fill_model(ranks.device(), optimizer_);
     optimizer_.step();
     checkpoints_.begin_save(optimizer_);  // takes its memory, which it keeps
     saved_ = checkpoints_.finish().value();

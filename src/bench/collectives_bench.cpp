@@ -32,7 +32,7 @@ class Transport final : public Contestant {
       : runtime_(adopt(MPI_COMM_WORLD, runtime_options(options, collectives))),
         exchange_(exchange),
         memory_(this->collectives().allocate(options.parameters * size_of(options.dtype))) {
-    fill(options.dtype, memory_.data(), options.parameters, 1e-2f);
+    fill(*runtime_.impl().device, options.dtype, memory_.data(), options.parameters, 1e-2f);
     const int size = runtime_.size();
     const std::int64_t width = size_of(options.dtype);
     for (std::int64_t begin = 0; begin < options.parameters; begin += options.bucket_elements) {
@@ -49,6 +49,7 @@ class Transport final : public Contestant {
   void run() override {
     if (exchange_ != Exchange::all_gather) reduce();
     if (exchange_ != Exchange::reduce_scatter) gather();
+    collectives().wait_for_device();
   }
   [[nodiscard]] std::string name() const override { return std::string(collectives().name()); }
 
@@ -100,7 +101,7 @@ class LibraryTransport final : public Contestant {
         library_(options.dtype, name_ == library_rounded, slice_, ranks.size()),
         memory_(ranks.device(), options.parameters * size_of(options.dtype)),
         sum_(ranks.device(), slice_ * size_of(library_.sum_dtype())) {
-    fill(options.dtype, memory_.data(), options.parameters, 1e-2f);
+    fill(ranks.device(), options.dtype, memory_.data(), options.parameters, 1e-2f);
   }
 
   void run() override {

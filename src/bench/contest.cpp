@@ -44,6 +44,11 @@ void validate(Ranks& ranks, const GroupOptions& options) {
           "and {}",
           ranks.size(), least, options.parameters, options.rounds));
     }
+    if (!ranks.device().is_host() && std::ranges::any_of(options.collectives, is_library)) {
+      throw ConfigError(
+          "the MPI library's own collectives are measured between hosts alone; choose others with "
+          "--collectives: shared, nccl or mpi");
+    }
     if (options.collectives.empty()) throw ConfigError("there are no collectives to measure");
   });
 }

@@ -28,12 +28,12 @@ OptimizerOptions optimizer_options(const Precision& precision, std::int64_t buck
           .overlap = overlap};
 }
 
-void fill_model(ShardedOptimizer& optimizer) {
+void fill_model(device::Device& device, ShardedOptimizer& optimizer) {
   for (const Parameter& p : optimizer.parameters()) {
     const TensorView gradient = optimizer.gradient(p.name);
-    fill(p.dtype, gradient.data, gradient.elements, 1e-2f);
+    fill(device, p.dtype, gradient.data, gradient.elements, 1e-2f);
     const TensorView values = optimizer.parameter(p.name);
-    fill(p.dtype, values.data, values.elements, 1.0f);
+    fill(device, p.dtype, values.data, values.elements, 1.0f);
   }
   optimizer.broadcast_parameters();
 }

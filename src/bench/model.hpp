@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "bench/precisions.hpp"
+#include "device/device.hpp"
 #include "shardmix/optimizer.hpp"
 
 namespace shardmix::bench {
@@ -17,6 +18,6 @@ namespace shardmix::bench {
                                                  std::int64_t bucket_elements, bool overlap);
 
 /// Gives it values and gradients. Collective.
-void fill_model(ShardedOptimizer& optimizer);
+void fill_model(device::Device& device, ShardedOptimizer& optimizer);
 
 }  // namespace shardmix::bench

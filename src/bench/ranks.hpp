@@ -21,8 +21,11 @@ class Ranks {
   template <class Work>
   [[nodiscard]] double time(const Work& work) {
     collectives().barrier();
-    std::array<std::int64_t, 1> longest{
-        static_cast<std::int64_t>(std::llround(1e9 * seconds(work)))};
+    const double own = seconds([&] {
+      work();
+      device().synchronize();
+    });
+    std::array<std::int64_t, 1> longest{static_cast<std::int64_t>(std::llround(1e9 * own))};
     collectives().all_reduce_max(longest);
     return 1e-9 * static_cast<double>(longest[0]);
   }

@@ -63,10 +63,13 @@ class Step : public Contestant {
         optimizer_(runtime_,
                    flat_model(options.parameters, options.bucket_elements, precision.dtype), rule,
                    optimizer_options(precision, options.bucket_elements, overlap)) {
-    fill_model(optimizer_);
+    fill_model(*runtime_.impl().device, optimizer_);
   }
 
-  void run() override { optimizer_.step(); }
+  void run() override {
+    optimizer_.step();
+    runtime_.impl().collectives().wait_for_device();
+  }
   [[nodiscard]] std::string name() const override {
     return std::string(runtime_.impl().collectives().name());
   }
@@ -122,8 +125,8 @@ class LibraryStep final : public Contestant {
         gradients_(ranks.device(), parameters * size_of(precision.dtype)),
         parameters_(ranks.device(), parameters * size_of(precision.dtype)),
         workload_(ranks.device(), rule, precision, slice_, library_.sum_dtype()) {
-    fill(precision.dtype, gradients_.data(), parameters, 1e-2f);
-    fill(precision.dtype, parameters_.data(), parameters, 1.0f);
+    fill(ranks.device(), precision.dtype, gradients_.data(), parameters, 1e-2f);
+    fill(ranks.device(), precision.dtype, parameters_.data(), parameters, 1.0f);
     workload_.arrays.parameter =
         parameters_.data() + ranks.runtime().rank() * slice_ * size_of(precision.dtype);
   }

@@ -31,13 +31,18 @@ struct Times {
   double stream;
 };
 
-Times measure(Workload& workload, int rounds) {
+Times measure(device::Device& device, Workload& workload, int rounds) {
   workload.update();
-  const double once = seconds([&] { workload.update(); });
+  device.synchronize();
+  const double once = seconds([&] {
+    workload.update();
+    device.synchronize();
+  });
   const int passes = std::max(1, static_cast<int>(0.05 / std::max(once, 1e-9)));
   const auto repeat = [&](const auto& work) {
     return seconds([&] {
              for (int i = 0; i < passes; ++i) work();
+             device.synchronize();
            }) /
            passes;
   };
@@ -66,7 +71,7 @@ void run_update(const UpdateOptions& options, const Report& report) {
   for (const Precision& precision : chosen) {
     for (const Rule& rule : rules) {
       Workload workload(*device, rule, precision, elements, precision.dtype);
-      const Times times = measure(workload, options.rounds);
+      const Times times = measure(*device, workload, options.rounds);
       report({.operation = "update",
               .rule = std::string(name_of(rule)),
               .precision = std::string(precision.name),

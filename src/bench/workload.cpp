@@ -1,6 +1,8 @@
 #include "bench/workload.hpp"
 
+#include <algorithm>
 #include <array>
+#include <vector>
 
 #include "device/storage.hpp"
 #include "math/block.hpp"
@@ -38,9 +40,10 @@ Workload::Workload(device::Device& device, const Rule& rule, const Precision& pr
     if (states.m2) arrays.m2 = reinterpret_cast<float*>(array(4, true));
     if (states.v) arrays.v = reinterpret_cast<float*>(array(4, true));
   }
-  fill(gradient_dtype, gradient, elements, 1e-2f);
-  fill(precision.dtype, arrays.parameter, elements, 1.0f);
-  *control_.as<device::UpdateControl>() = {};
+  fill(device, gradient_dtype, gradient, elements, 1e-2f);
+  fill(device, precision.dtype, arrays.parameter, elements, 1.0f);
+  const device::UpdateControl control;
+  device.copy(control_.data(), &control, sizeof control);
 }
 
 std::byte* Workload::array(std::int64_t bytes_per_element, bool written) {
@@ -60,12 +63,20 @@ void Workload::update() {
                   .control = control_.as<device::UpdateControl>()});
 }
 
-void fill(DType dtype, void* to, std::int64_t elements, float size) {
+void fill(device::Device& device, DType dtype, void* to, std::int64_t elements, float size) {
+  constexpr std::int64_t most = std::int64_t{1} << 18;
+  std::vector<std::byte> part(static_cast<std::size_t>(std::min(most, elements) * size_of(dtype)));
   std::uint32_t state = 12345;
-  for (std::int64_t i = 0; i < elements; ++i) {
-    state = state * 1664525u + 1013904223u;
-    const float value = size * static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
-    device::store_value(dtype, to, i, value);
+  device.synchronize();
+  for (std::int64_t begin = 0; begin < elements; begin += most) {
+    const std::int64_t count = std::min(most, elements - begin);
+    for (std::int64_t i = 0; i < count; ++i) {
+      state = state * 1664525u + 1013904223u;
+      const float value = size * static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
+      device::store_value(dtype, part.data(), i, value);
+    }
+    device.copy(static_cast<std::byte*>(to) + begin * size_of(dtype), part.data(),
+                static_cast<std::size_t>(count * size_of(dtype)));
   }
 }
 

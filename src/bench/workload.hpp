@@ -35,6 +35,6 @@ class Workload {
 };
 
 /// Uniform numbers in [-size, size).
-void fill(DType dtype, void* to, std::int64_t elements, float size);
+void fill(device::Device& device, DType dtype, void* to, std::int64_t elements, float size);
 
 }  // namespace shardmix::bench
