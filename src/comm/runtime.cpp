@@ -13,6 +13,7 @@
 #include "comm/mpi_check.hpp"
 #include "comm/runtime_impl.hpp"
 #include "comm/transports.hpp"
+#include "shardmix/cuda.hpp"
 #include "shardmix/error.hpp"
 #include "shardmix/mpi.hpp"
 
@@ -120,6 +121,10 @@ Runtime adopt(MPI_Comm communicator, const RuntimeOptions& options) {
   if (running == 0)
     throw ConfigError("adopt() takes a communicator of a running MPI; call MPI_Init_thread first");
   return Runtime(make_impl(communicator, options, nullptr));
+}
+
+void use_stream(Runtime& runtime, CUstream_st* stream) {
+  runtime.impl().device->set_trainer_queue(stream);
 }
 
 int Runtime::rank() const noexcept {
