@@ -5,7 +5,7 @@
 #include <array>
 
 #include "checkpoint/loader.hpp"
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/saver.hpp"
 #include "comm/agree.hpp"
 #include "comm/runtime_impl.hpp"

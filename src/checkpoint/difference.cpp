@@ -13,7 +13,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/values.hpp"
 #include "optimizer/sharded_state.hpp"
 

@@ -9,7 +9,7 @@
 
 #include "checkpoint/export_formats.hpp"
 #include "checkpoint/files.hpp"
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/values.hpp"
 #include "shardmix/error.hpp"
 

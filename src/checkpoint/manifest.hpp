@@ -36,25 +36,7 @@ struct Part {
 /// The manifest's text of a checkpoint directory. Throws CheckpointError.
 [[nodiscard]] std::string read_manifest(const std::filesystem::path& directory);
 
-/// "step_000012000".
-[[nodiscard]] std::string checkpoint_name(std::int64_t step);
 /// "shard-00003-of-00008.h5": a file's number, and how many there are.
 [[nodiscard]] std::string shard_name(int file, int files);
-
-/// The complete checkpoints in a run's directory, newest first.
-[[nodiscard]] std::vector<std::filesystem::path> list_checkpoints(
-    const std::filesystem::path& directory);
-
-/// Those that `options` doesn't keep, the oldest first. The newest one always stays.
-[[nodiscard]] std::vector<std::filesystem::path> checkpoints_to_prune(
-    const std::filesystem::path& directory, const CheckpointOptions& options);
-
-/// Removes and returns them.
-std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory,
-                                                     const CheckpointOptions& options);
-
-/// `path` itself if it is a checkpoint, else the newest one in it. Throws CheckpointError where
-/// there is none.
-[[nodiscard]] std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 }  // namespace shardmix::checkpoint

@@ -1,6 +1,6 @@
 #include "checkpoint/reshard.hpp"
 
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/values.hpp"
 #include "shardmix/error.hpp"
 

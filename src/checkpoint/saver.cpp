@@ -9,6 +9,7 @@
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/shard_writer.hpp"
 #include "checkpoint/view.hpp"
 #include "comm/agree.hpp"

@@ -7,6 +7,7 @@
 #include "checkpoint/file_group.hpp"
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/shard_writer.hpp"
 #include "checkpoint/values.hpp"
 #include "checkpoint/view.hpp"

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "checkpoint/contents.hpp"
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/view.hpp"
 #include "shardmix/error.hpp"
 

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/files.hpp"
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "cli/checkpoint_tools.hpp"
 #include "cli/setters.hpp"
 #include "shardmix/error.hpp"

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "cli/checkpoint_tools.hpp"
 #include "cli/progress_line.hpp"
 #include "cli/setters.hpp"

@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/support.hpp"
 #include "shardmix/error.hpp"
 #include "support/states.hpp"

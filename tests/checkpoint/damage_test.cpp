@@ -9,6 +9,7 @@
 #include <random>
 
 #include "checkpoint/manifest.hpp"
+#include "checkpoint/run_directory.hpp"
 #include "checkpoint/support.hpp"
 #include "checkpoint/view.hpp"
 #include "shardmix/error.hpp"

@@ -1,0 +1,183 @@
+#pragma once
+
+/// The kernels of cuda.cu. A warp works on a block, each thread on eight of its elements. What a
+/// kernel needs beside its arrays comes with the launch.
+
+#include <cuda_runtime.h>
+
+#include "device/block_reduce.hpp"
+#include "device/block_update.hpp"
+#include "device/decision.hpp"
+
+namespace shardmix::device::cuda {
+
+using math::block_elements;
+
+inline constexpr int threads_per_block = 256;
+inline constexpr int lanes = 32;
+/// Elements of a block that a thread works on: 16 bytes of a 16-bit array. A warp is a block.
+inline constexpr int own = block_elements / lanes;
+
+inline constexpr int lanes_of_row = square_columns / own;
+
+/// The number of this thread's warp in the grid, and of all warps.
+__device__ inline std::int64_t warp_number() {
+  return (static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / lanes;
+}
+__device__ inline std::int64_t warp_count() {
+  return static_cast<std::int64_t>(gridDim.x) * blockDim.x / lanes;
+}
+
+__device__ inline std::uint32_t warp_largest(std::uint32_t value) {
+  return __reduce_max_sync(0xFFFFFFFFu, value);
+}
+
+/// A run of a task with its kernel.
+template <class Kernel>
+struct Run {
+  std::int64_t end = 0;  ///< in blocks
+  Kernel kernel = {};
+};
+
+/// What one launch works on.
+inline constexpr int most_runs = 32;
+template <class Kernel>
+struct UpdateLaunch {
+  UpdateArrays arrays;
+  std::int64_t begin = 0;  ///< in blocks
+  std::int64_t end = 0;
+  Run<Kernel> runs[most_runs] = {};
+  const UpdateControl* control = nullptr;
+};
+
+/// A warp looks up the run of each of its blocks.
+template <class Kernel, StateStorage State>
+__global__ void __launch_bounds__(threads_per_block, 2)
+    update_kernel(const __grid_constant__ UpdateLaunch<Kernel> launch) {
+  if (launch.control->skip != 0) return;
+  const float scale = launch.control->gradient_scale;
+  const UpdateArrays& a = launch.arrays;
+  const int first = static_cast<int>(threadIdx.x % lanes) * own;
+  const bool rounds = rounds_parameters(a);
+  int r = 0;
+  for (std::int64_t block = launch.begin + warp_number(); block < launch.end;
+       block += warp_count()) {
+    while (block >= launch.runs[r].end) ++r;
+    const Kernel& kernel = launch.runs[r].kernel;
+    const std::int64_t begin = block * block_elements + first;
+    const std::int64_t number = a.first_block + block;
+    alignas(16) float g_buffer[own];
+    alignas(16) float theta_buffer[own];
+    const float* g = load_gradient<own>(a, begin, g_buffer);
+    float* theta = load_weights<own>(a, begin, theta_buffer);
+    States<own, State> states;
+    if constexpr (State == StateStorage::full) {
+      states.update(kernel, a, begin, scale, g, theta);
+    } else {
+      math::Largest largest = states.update(kernel, a, begin, scale, g, theta);
+      largest = {warp_largest(largest.m1), warp_largest(largest.m2), warp_largest(largest.v)};
+      states.store(a, begin, largest, math::block_key(a.random.state, number), first);
+    }
+    alignas(16) std::uint32_t random[own];
+    if (rounds) {
+      for_each_random<own>(math::block_key(a.random.parameter, number), first,
+                           [&](int i, std::uint32_t bits) { random[i] = bits; });
+    }
+    store_weights<own>(a, begin, theta, random);
+  }
+}
+
+/// Sources that come with the launch; the addresses of partial sums follow.
+inline constexpr int most_launched_sources = 64;
+struct ReduceLaunch {
+  DType dtype;
+  int sources;
+  int partials;
+  std::int64_t blocks;
+  float* sum;
+  double* block_squares;
+  const void* const* table = nullptr;  ///< null: `at`
+  const void* at[most_launched_sources] = {};
+};
+
+/// `Levels` as in sum_tree(): few of them stay in registers.
+template <int Levels>
+__global__ void __launch_bounds__(threads_per_block)
+    reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
+  const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
+  const int lane = static_cast<int>(threadIdx.x % lanes);
+  for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
+    const std::int64_t begin = block * block_elements + lane * own;
+    alignas(16) float total[own];
+    sum_tree<own, Levels>(launch.dtype, sources, launch.sources, begin, total);
+    add_partials<own>(reinterpret_cast<const float* const*>(sources + launch.sources),
+                      launch.partials, begin, total);
+    if (launch.sum != nullptr) store<own>(total, launch.sum + begin);
+    if (launch.block_squares == nullptr) continue;
+    double columns[own];
+    for_each<own>([&](int i) {
+      columns[i] = static_cast<double>(total[i]) * static_cast<double>(total[i]);
+      for (int offset = lanes_of_row; offset < lanes; offset *= 2)
+        columns[i] += __shfl_xor_sync(0xFFFFFFFFu, columns[i], offset);
+    });
+    double squares = sum_of_halves<own>(columns);
+    for (int offset = 1; offset < lanes_of_row; offset *= 2)
+      squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
+    const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
+    if (lane == 0)
+      launch.block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
+  }
+}
+
+using Digit = unsigned long long;  // what atomics add; int64 wraps alike
+
+/// Adds to `*sum`. Each group of threads adds up its own first.
+__global__ void __launch_bounds__(threads_per_block)
+    sum_squares_kernel(const double* block_squares, std::int64_t blocks, Digit* sum) {
+  __shared__ Digit own_sum[square_sum_values];
+  if (threadIdx.x < square_sum_values) own_sum[threadIdx.x] = 0;
+  __syncthreads();
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+       i < blocks; i += stride) {
+    if (is_usable_square(block_squares[i])) {
+      math::ExactSum::split(block_squares[i], [&](int digit, std::uint64_t part) {
+        atomicAdd(&own_sum[digit], static_cast<Digit>(part));
+      });
+    } else {
+      atomicAdd(&own_sum[math::ExactSum::digits], Digit{1});
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < square_sum_values) atomicAdd(&sum[threadIdx.x], own_sum[threadIdx.x]);
+}
+
+/// A thread a value.
+__global__ void add_sums_kernel(const std::int64_t* sums, std::int64_t count, std::int64_t* total) {
+  std::int64_t all = 0;
+  for (std::int64_t i = 0; i < count; ++i) all += sums[i * square_sum_values + threadIdx.x];
+  total[threadIdx.x] = all;
+}
+
+__global__ void decide_kernel(DecideTask task) {
+  *task.copy = *task.control = decision(task);
+}
+
+/// A thread moves 16 bytes at a time; `mask` is 0, which the compiler doesn't know.
+__global__ void __launch_bounds__(threads_per_block)
+    stream_kernel(uint4* data, std::int64_t count, bool written, unsigned mask, unsigned* sink) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
+  unsigned all = 0;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += stride) {
+    uint4 words = data[i];
+    if (written) {
+      data[i] = {words.x ^ mask, words.y ^ mask, words.z ^ mask, words.w ^ mask};
+    } else {
+      all |= words.x | words.y | words.z | words.w;
+    }
+  }
+  if (!written && all == mask + 1) *sink = all;
+}
+
+}  // namespace shardmix::device::cuda
