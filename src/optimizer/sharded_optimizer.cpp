@@ -259,7 +259,8 @@ void ShardedOptimizer::read(const TensorView& view, void* to) const {
 
 void ShardedOptimizer::write(const TensorView& view, const void* from) {
   impl_->collectives.wait_for_device();
-  impl_->device.copy(view.data, from, static_cast<std::size_t>(view.elements * size_of(view.dtype)));
+  impl_->device.copy(view.data, from,
+                     static_cast<std::size_t>(view.elements * size_of(view.dtype)));
 }
 
 void ShardedOptimizer::broadcast_parameters(int root) {
