@@ -67,6 +67,7 @@ TEST_F(Nccl, ReductionBringsEveryRanksSlice) {
     fill(blocks);
     const auto reduction = collectives_.begin_reduce(bucket_);
     const Contributions c = reduction->contributions();
+    collectives_.wait_for_device();
     ASSERT_EQ(std::ssize(c.arrays), size_);
     const std::int64_t first = bucket_.cuts[static_cast<std::size_t>(rank_)] / 4;
     for (int r = 0; r < size_; ++r) {
@@ -83,6 +84,7 @@ TEST_F(Nccl, GatherBringsEveryRanksSlice) {
   for (const std::int64_t blocks : {0, 1, 7, 300}) {
     fill(blocks);
     collectives_.begin_gather(bucket_, Written::here)->wait();
+    collectives_.wait_for_device();
     const auto values = values_at(bucket_.data, bucket_.cuts.back() / 4);
     for (int r = 0; r < size_; ++r) {
       const std::int64_t end = bucket_.cuts[static_cast<std::size_t>(r) + 1] / 4;
