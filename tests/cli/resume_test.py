@@ -143,7 +143,6 @@ class Resume(TrainCase):
         plan = ["--switch-from", "ademamix", "--optimizer", "adamw"]
         self.assert_same_wherever_it_was_left("back", plan, (adamw, ademamix))
         self.assertEqual([line["alpha"] > 0 for line in self.metrics("back")], [True] * 6 + [False] * 6)
-        self.assert_same_wherever_it_was_left("back-least", [*plan, *LEAST], (adamw, ademamix))
 
     def test_a_switch_that_makes_no_sense_is_refused(self):
         for more, says in ((["--switch-at", "20"], "below the 20"), (["--switch-at", "-1"], "but is -1"),
