@@ -166,8 +166,8 @@ class ShardedOptimizer {
   /// micro-batches.
   [[nodiscard]] TensorView gradient(std::string_view name);
 
-  /// Copies a view's values to or from the host, wherever the view lies, in the view's dtype and
-  /// behind what was queued for it. Local.
+  /// Copies a view's values to or from the host, wherever the view lies, in the view's dtype.
+  /// Waits for what the trainer and the optimizer have queued before. Local.
   void read(const TensorView& view, void* to) const;
   void write(const TensorView& view, const void* from);
 

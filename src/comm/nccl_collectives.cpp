@@ -181,6 +181,9 @@ class NcclGather final : public Gather {
           }
         })) {}
 
+  /// Nothing that is queued later, and no one who waits for it, may find it under way.
+  ~NcclGather() override { (void)cudaStreamWaitEvent(collectives_.work(), done_.get(), 0); }
+
   void wait() override { done_.hold(collectives_.work()); }
 
  private:

@@ -129,17 +129,17 @@ std::vector<std::byte*> NodeMemory::open_peers(std::byte* own) {
 }
 
 void NodeMemory::close_peers(const std::vector<std::byte*>& views) noexcept {
-  for (std::size_t r = 0; r < views.size(); ++r)
-    if (r != own_rank()) share_->close_memory(views[r]);
-  counters_[own_rank()]->closed.store(++closed_, std::memory_order_release);
-  const auto all_closed = [&] {
-    return std::ranges::all_of(counters_, [&](const NodeCounters* c) {
-      return c->closed.load(std::memory_order_acquire) >= closed_;
-    });
-  };
   try {
     if (std::uncaught_exceptions() > 0) throw CommError("an error ends this rank");
-    collectives_.group().watch().wait("the peers to close this rank's memory", all_closed);
+    collectives_.wait_for_device();  // what is queued may still read and write there
+    for (std::size_t r = 0; r < views.size(); ++r)
+      if (r != own_rank()) share_->close_memory(views[r]);
+    counters_[own_rank()]->closed.store(++closed_, std::memory_order_release);
+    collectives_.group().watch().wait("the peers to close this rank's memory", [&] {
+      return std::ranges::all_of(counters_, [&](const NodeCounters* c) {
+        return c->closed.load(std::memory_order_acquire) >= closed_;
+      });
+    });
   } catch (const std::exception&) {
     device::keep_memory();
   }

@@ -69,6 +69,10 @@ Reducer::~Reducer() {
     under_way_.clear();
     held_.clear();
     collectives_.wait_until_read(collectives_.reductions());
+    if (device_.is_host()) return;
+    // What is queued reads and writes memory of all ranks, which goes next.
+    collectives_.wait_for_device();
+    collectives_.barrier();
   } catch (const std::exception&) {  // the rank at fault is gone; who waits next meets it again
   }
 }

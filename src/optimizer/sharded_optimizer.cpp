@@ -253,11 +253,13 @@ TensorView ShardedOptimizer::gradient(std::string_view name) {
 }
 
 void ShardedOptimizer::read(const TensorView& view, void* to) const {
+  impl_->device.follow_trainer();
   impl_->collectives.wait_for_device();
   impl_->device.copy(to, view.data, static_cast<std::size_t>(view.elements * size_of(view.dtype)));
 }
 
 void ShardedOptimizer::write(const TensorView& view, const void* from) {
+  impl_->device.follow_trainer();
   impl_->collectives.wait_for_device();
   impl_->device.copy(view.data, from,
                      static_cast<std::size_t>(view.elements * size_of(view.dtype)));

@@ -74,7 +74,7 @@ void ShardedOptimizer::Impl::start_m2_from_m1(const Rule& to) {
       const auto start = [&](std::int64_t begin, std::int64_t count) {
         const layout::Range range{begin, begin + count};
         state.read(optimizer::State::m1, b, range, values.data());
-        for (float& value : values) value *= correction;
+        for (std::int64_t i = 0; i < count; ++i) values[static_cast<std::size_t>(i)] *= correction;
         state.write(optimizer::State::m2, b, range, values.data());
       };
       device::for_each_part(run.range.begin, run.range.size(), start);
