@@ -64,20 +64,20 @@ void Workload::update() {
 }
 
 void fill(device::Device& device, DType dtype, void* to, std::int64_t elements, float size) {
-  constexpr std::int64_t most = std::int64_t{1} << 18;
-  std::vector<std::byte> part(static_cast<std::size_t>(std::min(most, elements) * size_of(dtype)));
+  std::vector<std::byte> first(
+      static_cast<std::size_t>(std::min(std::int64_t{1} << 20, elements) * size_of(dtype)));
+  const auto bytes = static_cast<std::size_t>(elements * size_of(dtype));
   std::uint32_t state = 12345;
-  device.synchronize();
-  for (std::int64_t begin = 0; begin < elements; begin += most) {
-    const std::int64_t count = std::min(most, elements - begin);
-    for (std::int64_t i = 0; i < count; ++i) {
-      state = state * 1664525u + 1013904223u;
-      const float value = size * static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
-      device::store_value(dtype, part.data(), i, value);
-    }
-    device.copy(static_cast<std::byte*>(to) + begin * size_of(dtype), part.data(),
-                static_cast<std::size_t>(count * size_of(dtype)));
+  for (std::int64_t i = 0; i * size_of(dtype) < std::ssize(first); ++i) {
+    state = state * 1664525u + 1013904223u;
+    const float value = size * static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-31f;
+    device::store_value(dtype, first.data(), i, value);
   }
+  auto* memory = static_cast<std::byte*>(to);
+  device.synchronize();
+  device.copy(memory, first.data(), first.size());
+  for (std::size_t done = first.size(); done < bytes; done *= 2)
+    device.queue_copy(memory + done, memory, std::min(done, bytes - done));
 }
 
 }  // namespace shardmix::bench

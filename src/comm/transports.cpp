@@ -12,8 +12,9 @@ namespace {
 std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_gpu) {
   const Topology& topology = group.topology();
   const auto anywhere = is_gpu && has_nccl() ? nccl_collectives : mpi_collectives;
-  const bool has_neighbours = topology.local_size > 1 && topology.regular;
-  if (!has_neighbours || (is_gpu && topology.nodes > 1)) return anywhere(group, device);
+  // One rank alone reads its gradients where they are, as neighbours do.
+  const bool shares_memory = (topology.local_size > 1 || topology.nodes == 1) && topology.regular;
+  if (!shares_memory || (is_gpu && topology.nodes > 1)) return anywhere(group, device);
   try {
     return topology.nodes == 1 ? shared_collectives(group, device)
                                : hierarchical_collectives(group, device);

@@ -8,63 +8,82 @@
 
 namespace shardmix::device {
 
-/// The state of N elements, each with room for itself: load(), apply(), store().
+/// The state of N elements, with room for it: load(), update(), store().
 template <int N, StateStorage Storage>
-struct States;
+class States;
 
 template <int N>
-struct States<N, StateStorage::full> {
-  alignas(64) float m1_buffer[N];
-  alignas(64) float m2_buffer[N];
-  alignas(64) float v_buffer[N];
+class States<N, StateStorage::full> {
+ public:
+  /// Where the values are: in memory on a host, in the room on a GPU.
+  struct Place {
+    float* m1;
+    float* m2;
+    float* v;
+  };
+
+  [[nodiscard]] SHARDMIX_HOST_DEVICE Place load(const UpdateArrays& a, std::int64_t begin) {
+    return {load_state<N>(a.m1, begin, m1_), load_state<N>(a.m2, begin, m2_),
+            load_state<N>(a.v, begin, v_)};
+  }
 
   /// The rule on N elements: `g` is the gradient before scaling, `theta` becomes the new weights.
-  template <class Kernel>
-  SHARDMIX_HOST_DEVICE void update(const Kernel& kernel, const UpdateArrays& a, std::int64_t begin,
-                                   float gradient_scale, const float* g, float* theta) {
-    float* m1 = load_state<N>(a.m1, begin, m1_buffer);
-    float* m2 = load_state<N>(a.m2, begin, m2_buffer);
-    float* v = load_state<N>(a.v, begin, v_buffer);
+  template <class Kernel, class Roots>
+  SHARDMIX_HOST_DEVICE static void update(const Kernel& kernel, const Place& at,
+                                          float gradient_scale, const float* g, float* theta,
+                                          Roots& roots) {
     for_each<N>([&](int i) {
-      math::Moments s{m1[i], m2[i], v[i]};
-      theta[i] = kernel(g[i] * gradient_scale, theta[i], s);
-      m1[i] = s.m1;
-      m2[i] = s.m2;
-      v[i] = s.v;
+      math::Moments s{at.m1[i], at.m2[i], at.v[i]};
+      theta[i] = kernel(g[i] * gradient_scale, theta[i], s, roots);
+      at.m1[i] = s.m1;
+      at.m2[i] = s.m2;
+      at.v[i] = s.v;
     });
-    store_state<N>(a.m1, begin, m1);
-    store_state<N>(a.m2, begin, m2);
-    store_state<N>(a.v, begin, v);
   }
+
+  SHARDMIX_HOST_DEVICE static void store(const UpdateArrays& a, std::int64_t begin,
+                                         const Place& at) {
+    store_state<N>(a.m1, begin, at.m1);
+    store_state<N>(a.m2, begin, at.m2);
+    store_state<N>(a.v, begin, at.v);
+  }
+
+ private:
+  alignas(64) float m1_[N];
+  alignas(64) float m2_[N];
+  alignas(64) float v_[N];
 };
 
 /// The scales of a block are known when all of it was updated: then it is gone over again, in
 /// memory that is near.
 template <int N>
-struct States<N, StateStorage::compact> {
-  alignas(64) std::uint32_t buffer[N];
-  alignas(64) float m1[N];
-  alignas(64) float m2[N];
-  alignas(64) float v[N];
+class States<N, StateStorage::compact> {
+ public:
+  struct Place {
+    const std::uint32_t* words;
+    math::BlockScales scales;
+  };
 
-  /// As above, without storing the state. Returns the largest magnitudes of the new state.
-  template <class Kernel>
-  [[nodiscard]] SHARDMIX_HOST_DEVICE math::Largest update(const Kernel& kernel,
-                                                          const UpdateArrays& a, std::int64_t begin,
+  [[nodiscard]] SHARDMIX_HOST_DEVICE Place load(const UpdateArrays& a, std::int64_t begin) {
+    return {load_words<N>(a, begin, buffer_), a.scales[begin / math::block_elements]};
+  }
+
+  /// As above. Returns the largest magnitudes of the new state.
+  template <class Kernel, class Roots>
+  [[nodiscard]] SHARDMIX_HOST_DEVICE math::Largest update(const Kernel& kernel, const Place& at,
                                                           float gradient_scale, const float* g,
-                                                          float* theta) {
-    const std::uint32_t* words = load_words<N>(a, begin, buffer);
-    const math::BlockScales scales = a.scales[begin / math::block_elements];
+                                                          float* theta, Roots& roots) {
+    constexpr RuleStates kept = Kernel::kept;
     math::Largest largest;
     for_each<N>([&](int i) {
-      math::Moments s = math::unpacked(words[i], scales);
-      theta[i] = kernel(g[i] * gradient_scale, theta[i], s);
-      m1[i] = s.m1;
-      m2[i] = s.m2;
-      v[i] = s.v;
-      largest.m1 = larger(largest.m1, math::magnitude_bits(s.m1));
-      largest.m2 = larger(largest.m2, math::magnitude_bits(s.m2));
-      largest.v = larger(largest.v, math::bits_from_float(s.v));
+      math::Moments s = math::unpacked(at.words[i], at.scales);
+      theta[i] = kernel(g[i] * gradient_scale, theta[i], s, roots);
+      m1_[i] = kept.m1 ? s.m1 : 0.0f;
+      m2_[i] = kept.m2 ? s.m2 : 0.0f;
+      v_[i] = kept.v ? s.v : 0.0f;
+      largest.m1 = larger(largest.m1, math::magnitude_bits(m1_[i]));
+      largest.m2 = larger(largest.m2, math::magnitude_bits(m2_[i]));
+      largest.v = larger(largest.v, math::bits_from_float(v_[i]));
     });
     return largest;
   }
@@ -75,9 +94,9 @@ struct States<N, StateStorage::compact> {
                                   int first) {
     const math::BlockScales scales = math::scales_for(largest);
     const math::BlockScales inverses = math::inverse(scales);
-    std::uint32_t* words = words_at<N>(a, begin, buffer);
+    std::uint32_t* words = words_at<N>(a, begin, buffer_);
     for_each_random<N>(block_key, first, [&](int i, std::uint32_t random) {
-      words[i] = math::packed({m1[i], m2[i], v[i]}, inverses, random);
+      words[i] = math::packed({m1_[i], m2_[i], v_[i]}, inverses, random);
     });
     store_words<N>(a, begin, words);
     a.scales[begin / math::block_elements] = scales;
@@ -87,6 +106,11 @@ struct States<N, StateStorage::compact> {
   SHARDMIX_HOST_DEVICE static std::uint32_t larger(std::uint32_t a, std::uint32_t b) {
     return a > b ? a : b;
   }
+
+  alignas(64) std::uint32_t buffer_[N];
+  alignas(64) float m1_[N];
+  alignas(64) float m2_[N];
+  alignas(64) float v_[N];
 };
 
 }  // namespace shardmix::device

@@ -23,6 +23,26 @@ void check(cudaError_t status, const char* call) {
   }
 }
 
+/// The kernel that was compiled for these arrays.
+template <class Kernel, StateStorage State>
+auto update_kernel_for(const UpdateArrays& arrays) {
+  switch (arrays.weights) {
+    case WeightStorage::remainder:
+      return &update_kernel<Kernel, State, Format<bf16, WeightStorage::remainder>>;
+    case WeightStorage::master:
+      return arrays.dtype == bf16
+                 ? &update_kernel<Kernel, State, Format<bf16, WeightStorage::master>>
+                 : &update_kernel<Kernel, State, Format<fp16, WeightStorage::master>>;
+    case WeightStorage::parameter:
+      break;
+  }
+  return arrays.dtype == fp32
+             ? &update_kernel<Kernel, State, Format<fp32, WeightStorage::parameter>>
+         : arrays.dtype == bf16
+             ? &update_kernel<Kernel, State, Format<bf16, WeightStorage::parameter>>
+             : &update_kernel<Kernel, State, Format<fp16, WeightStorage::parameter>>;
+}
+
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(int local_rank) {
@@ -182,8 +202,8 @@ class CudaDevice final : public Device {
   template <class Kernel>
   void update_with(const UpdateTask& task) {
     const auto kernel = task.arrays.state == StateStorage::full
-                            ? &update_kernel<Kernel, StateStorage::full>
-                            : &update_kernel<Kernel, StateStorage::compact>;
+                            ? update_kernel_for<Kernel, StateStorage::full>(task.arrays)
+                            : update_kernel_for<Kernel, StateStorage::compact>(task.arrays);
     UpdateLaunch<Kernel> launch{.arrays = task.arrays, .control = task.control};
     for (std::size_t first = 0; first < task.runs.size(); first += most_runs) {
       const auto runs =

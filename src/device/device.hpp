@@ -78,6 +78,12 @@ struct UpdateArrays {
   math::RandomKeys random = {};
 };
 
+/// `word_bytes` for what a rule keeps.
+[[nodiscard]] SHARDMIX_HOST_DEVICE constexpr std::int32_t word_bytes_of(
+    const RuleStates& states) noexcept {
+  return states.m2 ? 4 : states.v ? 2 : states.m1 ? 1 : 0;
+}
+
 /// A sum of block squares, to be added to others element by element; lies in memory of the device.
 struct SquareSum {
   std::int64_t digits[math::ExactSum::digits] = {};

@@ -198,7 +198,9 @@ SHARDMIX_HOST_DEVICE float* load_weights(const UpdateArrays& a, std::int64_t beg
 template <int N, class T>
 SHARDMIX_HOST_DEVICE void put_everywhere(const T* from, const UpdateArrays& a, std::int64_t begin) {
   put_back<N>(from, static_cast<T*>(a.parameter) + begin);
-  for (int c = 0; c < a.copy_count; ++c) store<N>(from, static_cast<T*>(a.copies[c]) + begin);
+  for_each<most_copies>([&](int c) {
+    if (c < a.copy_count) store<N>(from, static_cast<T*>(a.copies[c]) + begin);
+  });
 }
 
 template <int N, class Half>

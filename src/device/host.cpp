@@ -43,14 +43,17 @@ SHARDMIX_MULTIVERSIONED void update_blocks(const Kernel& kernel, float gradient_
   alignas(64) float theta_buffer[n];
   alignas(64) std::uint32_t random[n];
   States<n, State> states;
+  math::Roots roots;
   for (std::int64_t first = begin; first < end; first += n) {
     const std::int64_t block = a.first_block + first / n;
     const float* g = load_gradient<n>(a, first, g_buffer);
     float* theta = load_weights<n>(a, first, theta_buffer);
+    const auto at = states.load(a, first);
     if constexpr (State == StateStorage::full) {
-      states.update(scalars, a, first, gradient_scale, g, theta);
+      states.update(scalars, at, gradient_scale, g, theta, roots);
+      states.store(a, first, at);
     } else {
-      const math::Largest largest = states.update(scalars, a, first, gradient_scale, g, theta);
+      const math::Largest largest = states.update(scalars, at, gradient_scale, g, theta, roots);
       states.store(a, first, largest, block_key(a.random.state, block), 0);
     }
     if (rounds) {

@@ -27,11 +27,6 @@ template <class T>
   return each.v;
 }
 
-/// Bytes of the words of compact state: see UpdateArrays.
-[[nodiscard]] constexpr std::int32_t word_bytes_of(const RuleStates& states) noexcept {
-  return states.m2 ? 4 : states.v ? 2 : states.m1 ? 1 : 0;
-}
-
 /// A value as fp32. `to` of store_value() gets the nearest.
 [[nodiscard]] float load_value(DType dtype, const void* from, std::int64_t i) noexcept;
 void store_value(DType dtype, void* to, std::int64_t i, float value) noexcept;

@@ -86,7 +86,11 @@ void update_by_element(Memory& memory, const math::UpdateKernel& kernel) {
     for (std::size_t i = first; i < first + static_cast<std::size_t>(block); ++i) {
       math::Moments s = all[i].s;
       const float weight = std::visit(
-          [&](const auto& k) { return k(all[i].gradient * scale, all[i].weight, s); }, kernel);
+          [&](const auto& k) {
+            math::Roots roots;
+            return k(all[i].gradient * scale, all[i].weight, s, roots);
+          },
+          kernel);
       states.push_back(s);
       store_weight_by_element(a, i, weight, number);
     }

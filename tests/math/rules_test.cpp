@@ -251,7 +251,8 @@ TEST(Groups, ChangeTheKernelOfTheirParameters) {
       return std::visit(
           [](const auto& kernel) {
             math::Moments s{.m1 = 0.5f, .m2 = 0.25f, .v = 0.1f};
-            return kernel(0.3f, 1.0f, s);
+            math::Roots roots;
+            return kernel(0.3f, 1.0f, s, roots);
           },
           math::update_kernel(rule, group, clocks));
     };
@@ -283,7 +284,8 @@ TEST(States, ThatAreNotKeptChangeNothing) {
     std::visit(
         [&](const auto& k) {
           math::Moments s{};
-          (void)k(0.7f, 1.0f, s);
+          math::Roots roots;
+          (void)k(0.7f, 1.0f, s, roots);
           EXPECT_EQ(kept.m1, s.m1 != 0.0f) << name_of(rule);
           EXPECT_EQ(kept.m2, s.m2 != 0.0f) << name_of(rule);
           EXPECT_EQ(kept.v, s.v != 0.0f) << name_of(rule);

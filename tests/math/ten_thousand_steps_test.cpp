@@ -106,7 +106,8 @@ Errors errors_of(const R& rule, const Step& step) {
 
 const auto our_step = [](const math::UpdateKernel& kernel, const testing::ReferenceStep&, float g,
                          FloatElement& x) {
-  std::visit([&](const auto& k) { x.theta = k(g, x.theta, x.s); }, kernel);
+  math::Roots roots;
+  std::visit([&](const auto& k) { x.theta = k(g, x.theta, x.s, roots); }, kernel);
 };
 
 const Schedule lr = cosine(1e-3, {.warmup = 500, .steps = steps, .final = 1e-5});

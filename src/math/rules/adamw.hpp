@@ -5,6 +5,8 @@
 namespace shardmix::math {
 
 struct AdamWKernel {
+  static constexpr RuleStates kept{.m1 = true, .m2 = false, .v = true};
+
   float one_minus_beta1;
   float one_minus_beta2;
   float m1_correction;
@@ -13,11 +15,12 @@ struct AdamWKernel {
   float lr;
   float weight_decay;
 
-  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
+  template <class R>
+  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s, R& roots) const {
     s.m1 = averaged(s.m1, g, one_minus_beta1);
     s.v = averaged_square(s.v, g, one_minus_beta2);
-    const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
-    return stepped(theta, (s.m1 * m1_correction) / denominator, lr, weight_decay);
+    const float denominator = std::fma(roots.root(s.v), root_v_correction, eps);
+    return stepped(theta, roots.quotient(s.m1 * m1_correction, denominator), lr, weight_decay);
   }
 };
 
@@ -32,7 +35,7 @@ struct Spec<AdamW> {
   };
   static constexpr std::array<Length<AdamW>, 0> lengths{};
 
-  static RuleStates states(const AdamW& /*rule*/) { return {.m1 = true, .m2 = false, .v = true}; }
+  static RuleStates states(const AdamW& /*rule*/) { return AdamWKernel::kept; }
 
   static AdamWKernel kernel(const AdamW& rule, float lr, const StepClocks& clocks) {
     return {.one_minus_beta1 = static_cast<float>(1.0 - rule.beta1),

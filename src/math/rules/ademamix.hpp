@@ -7,6 +7,8 @@ namespace shardmix::math {
 /// With beta1 = 0, m1 is the gradient, and the state's m1 comes and leaves as zero: compact state
 /// would keep it otherwise, and an update would depend on what no checkpoint holds.
 struct AdEMAMixKernel {
+  static constexpr RuleStates kept{.m1 = true, .m2 = true, .v = true};
+
   float one_minus_beta1;
   float one_minus_beta2;
   float one_minus_beta3;
@@ -18,13 +20,14 @@ struct AdEMAMixKernel {
   float weight_decay;
   float kept_m1;  ///< 1, or 0 where beta1 is; a number, since a choice would not be vectorised
 
-  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
+  template <class R>
+  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s, R& roots) const {
     const float m1 = averaged(s.m1, g, one_minus_beta1);
     s.m1 = kept_m1 * m1;
     s.m2 = averaged(s.m2, g, one_minus_beta3);
     s.v = averaged_square(s.v, g, one_minus_beta2);
-    const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
-    const float direction = std::fma(alpha, s.m2, m1 * m1_correction) / denominator;
+    const float denominator = std::fma(roots.root(s.v), root_v_correction, eps);
+    const float direction = roots.quotient(std::fma(alpha, s.m2, m1 * m1_correction), denominator);
     return stepped(theta, direction, lr, weight_decay);
   }
 };

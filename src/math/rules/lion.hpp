@@ -5,12 +5,15 @@
 namespace shardmix::math {
 
 struct LionKernel {
+  static constexpr RuleStates kept{.m1 = true, .m2 = false, .v = false};
+
   float one_minus_beta1;
   float one_minus_beta2;
   float lr;
   float weight_decay;
 
-  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
+  template <class R>
+  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s, R& /*roots*/) const {
     const float mixed = averaged(s.m1, g, one_minus_beta1);
     s.m1 = averaged(s.m1, g, one_minus_beta2);
     const float sign = mixed > 0.0f ? 1.0f : mixed < 0.0f ? -1.0f : 0.0f;
@@ -28,7 +31,7 @@ struct Spec<Lion> {
   };
   static constexpr std::array<Length<Lion>, 0> lengths{};
 
-  static RuleStates states(const Lion& /*rule*/) { return {.m1 = true, .m2 = false, .v = false}; }
+  static RuleStates states(const Lion& /*rule*/) { return LionKernel::kept; }
 
   static LionKernel kernel(const Lion& rule, float lr, const StepClocks& /*clocks*/) {
     return {.one_minus_beta1 = static_cast<float>(1.0 - rule.beta1),

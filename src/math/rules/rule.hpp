@@ -4,9 +4,11 @@
 /// hyper-parameters and their ranges, the states that it keeps, and its kernel.
 ///
 /// A kernel is a plain value with the step's scalars. It is called once for each element with the
-/// gradient `g`, the fp32 weight `theta` and the state `s`, which it updates; it returns the new
-/// weight. Every rounding is spelled out (fma where one is meant; the compilers may not contract
-/// the rest), so all backends give the same bits. A state that the rule doesn't keep comes as zero.
+/// gradient `g`, the fp32 weight `theta`, the state `s`, which it updates, and what computes its
+/// square root and quotient (Roots, or a device's own); it returns the new weight. `kept` is what
+/// it may keep. Every rounding is spelled out (fma where one is meant; the compilers may not
+/// contract the rest), so all backends give the same bits. A state that the rule doesn't keep comes
+/// as zero.
 ///
 /// An average is written m + (1 - beta) (g - m): 1 - beta is rounded once, where beta and 1 - beta
 /// in fp32 would not add up to 1 (for beta3 = 0.9999 the decay would be off by 1.7e-4 of itself).
@@ -36,6 +38,12 @@ struct Moments {
   float m1;
   float m2;
   float v;
+};
+
+/// Square roots and quotients as the compiler has them.
+struct Roots {
+  [[nodiscard]] SHARDMIX_HOST_DEVICE float root(float x) const { return std::sqrt(x); }
+  [[nodiscard]] SHARDMIX_HOST_DEVICE float quotient(float a, float b) const { return a / b; }
 };
 
 /// m + (1 - beta) (x - m), in two roundings.

@@ -7,6 +7,8 @@ namespace shardmix::math {
 /// The momentum is kept where AdEMAMix keeps m2: as slow, and a sum of gradients. It is written
 /// m + (g - (1 - beta1) m), for the same reason as an average is.
 struct SimplifiedAdEMAMixKernel {
+  static constexpr RuleStates kept{.m1 = false, .m2 = true, .v = true, .m2_is_sum = true};
+
   float one_minus_beta1;
   float one_minus_beta2;
   float alpha;
@@ -15,11 +17,12 @@ struct SimplifiedAdEMAMixKernel {
   float lr;
   float weight_decay;
 
-  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s) const {
+  template <class R>
+  SHARDMIX_HOST_DEVICE float operator()(float g, float theta, Moments& s, R& roots) const {
     s.m2 = s.m2 + std::fma(-one_minus_beta1, s.m2, g);
     s.v = averaged_square(s.v, g, one_minus_beta2);
-    const float denominator = std::fma(std::sqrt(s.v), root_v_correction, eps);
-    return stepped(theta, std::fma(alpha, g, s.m2) / denominator, lr, weight_decay);
+    const float denominator = std::fma(roots.root(s.v), root_v_correction, eps);
+    return stepped(theta, roots.quotient(std::fma(alpha, g, s.m2), denominator), lr, weight_decay);
   }
 };
 
@@ -37,9 +40,7 @@ struct Spec<SimplifiedAdEMAMix> {
   };
   static constexpr std::array lengths{Length{"beta1_steps", &R::beta1_steps}};
 
-  static RuleStates states(const R& /*rule*/) {
-    return {.m1 = false, .m2 = true, .v = true, .m2_is_sum = true};
-  }
+  static RuleStates states(const R& /*rule*/) { return SimplifiedAdEMAMixKernel::kept; }
 
   static SimplifiedAdEMAMixKernel kernel(const R& rule, float lr, const StepClocks& clocks) {
     return {.one_minus_beta1 = static_cast<float>(1.0 - rule.beta1_at(clocks.slow_step)),
