@@ -26,7 +26,7 @@ FOREACH = "pytorch_optimizer AdEMAMix foreach"
 COMPILED = "pytorch_optimizer AdEMAMix compiled"
 NO_WAITS = ", no waits"
 WIDTH = 1280  # of the GPT whose tensors are updated: 1.6, 4.9 and 6.6 million elements
-HEAD_START = 50_000_000  # cycles, about 25 ms: longer than it takes to launch a step's kernels
+HEAD_START = 50_000_000  # cycles of the GPU: longer than the host takes to launch a step's kernels
 SECONDS = 120  # A peer that takes longer for a start or a round hangs, and is killed.
 
 
@@ -90,30 +90,31 @@ def views(flat: Any) -> list[Any]:
     return found
 
 
-def time_steps(step: Callable[[], Any], steps: int, device: str) -> float:
-    """Seconds of the median step. On a GPU the host has a head start, as after a backward pass that is queued still."""
-    torch = importlib.import_module("torch")
-    seconds = []
-    for _ in range(steps):
-        if device == "cpu":
-            begin = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - begin)
-            continue
-        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(HEAD_START)
-        before.record()
-        step()
-        after.record()
-        after.synchronize()
-        seconds.append(before.elapsed_time(after) / 1e3)
-    return statistics.median(seconds)
+def time_on_host(step: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
 
 
-def answer(count: int, seconds: float, bytes_moved: int, tensors: int, device: str) -> dict[str, Any]:
+def time_on_gpu(step: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds on the GPU and, to launch it all, on the host, which has a head start: as after a backward pass."""
+    cuda = importlib.import_module("torch").cuda
+    before, after = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    cuda._sleep(HEAD_START)
+    before.record()
+    launch = time_on_host(step)
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1e3, launch
+
+
+def figures(step: Callable[[], Any], steps: int, count: int, bytes_moved: int, device: str) -> dict[str, Any]:
+    """Of the median step."""
     torch = importlib.import_module("torch")
+    times = [time_on_gpu(step) if device == "cuda" else (time_on_host(step), 0.0) for _ in range(steps)]
+    seconds, launch = map(statistics.median, zip(*times))
     return {"mparameters_per_second": count / seconds / 1e6, "bytes_per_parameter": bytes_moved / count,
-            "tensors": tensors, "torch": torch.__version__,
+            "launch_seconds": launch, "torch": torch.__version__,
             "device": "the CPU" if device == "cpu" else torch.cuda.get_device_name()}
 
 
@@ -125,7 +126,7 @@ def copy_round(count: int, device: str, steps: int) -> dict[str, Any]:
         target.copy_(source)
     if not torch.equal(source, target):
         raise Failed("the copy differs")
-    return answer(count, time_steps(lambda: target.copy_(source), steps, device), 2 * source.nbytes, 1, device)
+    return figures(lambda: target.copy_(source), steps, count, 2 * source.nbytes, device)
 
 
 def check_descent(before: Any, gradient: Any, after: Any) -> None:
@@ -161,8 +162,7 @@ def update_round(peer: GpuPeer, count: int, device: str, steps: int) -> dict[str
         optimizer.step()
     check_descent(before, gradient, flat)
     del before
-    seconds = time_steps(optimizer.step, steps, device)
-    return answer(count, seconds, bytes_to_move(optimizer, flat), len(parameters), device)
+    return {"tensors": len(parameters)} | figures(optimizer.step, steps, count, bytes_to_move(optimizer, flat), device)
 
 
 def work(name: str, device: str, count: int) -> None:
