@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -94,20 +96,30 @@ def attempt(row: Row, contestant: Contestant, figure: str, what: str) -> None:
             say(f"  {row.contestant}: kept {details['cores']:.1f} cores busy with {row.threads} threads")
 
 
-def take_turns(rows: list[Row], make: Callable[[Row], Contestant], figure: str, rounds: int, where: str) -> None:
-    """Sets a contestant up for each row, then fills the rows with the figure of each round."""
+def take_turns(rows: list[Row], make: Callable[[Row], Contestant], figure: str, rounds: int, where: str,
+               until: float = math.inf) -> None:
+    """Sets a contestant up for each row, then fills the rows with the figure of each round.
+
+    After the first one, no round begins that would end after until.
+    """
     pairs: list[tuple[Row, Contestant]] = []
     try:
         for row in rows:  # One after the other: starting takes every core.
             say(f"{where}: setting up {row.contestant}")
             pairs.append((row, make(row)))
             attempt(*pairs[-1], figure, "start")
+        took = 0.0
         for number in range(rounds):
+            begin = time.monotonic()
+            if number and begin + took > until:
+                say(f"{where}: {number} of {rounds} rounds in the time given")
+                break
             say(f"{where}: round {number + 1} of {rounds}")
             # Another first one each time, so that nobody always follows the same neighbour's heat or cache.
             first = number % len(pairs)
             for pair in pairs[first:] + pairs[:first]:
                 attempt(*pair, figure, "round")
+            took = time.monotonic() - begin
     finally:
         for _, contestant in pairs:
             contestant.close()
@@ -163,7 +175,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def parser_of(description: str | None, examples: str, parameters: int, rounds: int) -> argparse.ArgumentParser:
+def parser_of(description: str | None, examples: str, parameters: int, rounds: int,
+              on_host: bool = True) -> argparse.ArgumentParser:
     """The options that every comparison has."""
     parser = argparse.ArgumentParser(description=description, epilog=examples,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,7 +187,9 @@ def parser_of(description: str | None, examples: str, parameters: int, rounds: i
     add("--rounds", type=positive, metavar="N", default=rounds, help="rounds of each contestant (default: %(default)s)")
     add("--steps", type=positive, metavar="N", default=5, help="timed steps a round (default: %(default)s)")
     add("--only", action="append", metavar="TEXT", help="just contestants whose names hold TEXT; may be repeated")
-    add("--huge-pages", action="store_true", help="the peers too ask for transparent huge pages")
+    if on_host:
+        add("--huge-pages", action="store_true", help="the peers too ask for transparent huge pages")
+    parser.set_defaults(huge_pages=False)
     add("--json", type=pathlib.Path, metavar="FILE", help="also write every round, the versions and the machine there")
     add("--verbose", action="store_true", help="show what the peers print")
     return parser
