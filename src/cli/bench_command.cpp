@@ -240,7 +240,8 @@ std::string update_help() {
 
 Measures the update of a shard: for each rule and precision the bytes that one parameter moves, the
 parameters and bytes a second, and the fraction of the bound: a pass over the same memory in the same
-run that reads and writes each byte once and does nothing else.
+run that reads and writes each byte once and does nothing else, or a large copy where that is faster,
+as it is on GPUs.
 
 {}
   --json                   one JSON object a line instead of a table
