@@ -1,4 +1,5 @@
 #include <cuda_runtime.h>
+#include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
 #include <cstring>
@@ -181,6 +182,9 @@ class CudaDevice final : public Device {
   void set_trainer_queue(void* stream) override { trainer_ = static_cast<cudaStream_t>(stream); }
   void follow_trainer() override { order(trainer_, stream_); }
   void lead_trainer() override { order(stream_, trainer_); }
+
+  void begin_range(const char* name) noexcept override { nvtxRangePushA(name); }
+  void end_range() noexcept override { nvtxRangePop(); }
 
   std::string description() const override {
     return name_ + " (GPU " + std::to_string(device_) + ")";

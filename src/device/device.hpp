@@ -196,7 +196,23 @@ class Device {
   /// What the trainer queues from now on waits for what is queued here.
   virtual void lead_trainer() {}
 
+  /// Names what is queued in between, for a profiler's timeline.
+  virtual void begin_range(const char* /*name*/) noexcept {}
+  virtual void end_range() noexcept {}
+
   [[nodiscard]] virtual std::string description() const = 0;
+};
+
+/// A range from here to the end of the scope.
+class Range {
+ public:
+  Range(Device& device, const char* name) noexcept : device_(device) { device.begin_range(name); }
+  ~Range() { device_.end_range(); }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+
+ private:
+  Device& device_;
 };
 
 /// `threads` host threads share each task; any number gives the same bits.

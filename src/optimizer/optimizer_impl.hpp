@@ -47,6 +47,7 @@ struct ShardedOptimizer::Impl {
   [[nodiscard]] std::vector<math::UpdateKernel> group_kernels() const;
   /// Updates this rank's slice of a bucket.
   void update_bucket(std::size_t bucket, const std::vector<math::UpdateKernel>& kernels);
+  void queue_updates();
   void adapt_loss_scale(bool usable);
   /// Begins to bring every rank's slice of a bucket's parameters here.
   void begin_gather(std::size_t bucket, comm::Written written);

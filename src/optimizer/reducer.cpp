@@ -182,6 +182,7 @@ void Reducer::add(std::size_t bucket, const comm::Contributions& sources, std::s
 
 /// Reduces a bucket's slice, and keeps the sum of its squares.
 void Reducer::run(std::size_t bucket, const device::ReduceTask& task) {
+  const device::Range range(device_, "shardmix reduce");
   device::ReduceTask whole = task;
   whole.elements = state_.shard().slices[bucket].range.size();
   whole.block_squares = block_squares_.as<double>();

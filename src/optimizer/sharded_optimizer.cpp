@@ -168,6 +168,16 @@ void ShardedOptimizer::Impl::update_bucket(std::size_t bucket,
       {.arrays = arrays, .elements = slice.size(), .runs = runs, .control = reducer.control()});
 }
 
+void ShardedOptimizer::Impl::queue_updates() {
+  const device::Range range(device, "shardmix update");
+  const std::vector<math::UpdateKernel> kernels = group_kernels();
+  await_readers();
+  for (std::size_t b = 0; b < gathers.size(); ++b) {
+    update_bucket(b, kernels);
+    begin_gather(b, writes_copies ? comm::Written::everywhere : comm::Written::here);
+  }
+}
+
 void ShardedOptimizer::Impl::adapt_loss_scale(bool usable) {
   const LossScaling& scaling = options.loss_scaling;
   if (scaling.growth_interval == 0) return;
@@ -301,6 +311,7 @@ void ShardedOptimizer::zero_gradients() {
 
 StepReport ShardedOptimizer::step() {
   Impl& o = *impl_;
+  const device::Range range(o.device, "shardmix step");
   if (!o.has_values) {
     throw ConfigError(
         "step() before the parameters had values; call broadcast_parameters() or load a checkpoint "
@@ -317,12 +328,7 @@ StepReport ShardedOptimizer::step() {
   ++o.clocks.step;
   ++o.clocks.updates;
   if (o.state.states().m2) ++o.clocks.slow_step;
-  const std::vector<math::UpdateKernel> kernels = o.group_kernels();
-  o.await_readers();
-  for (std::size_t b = 0; b < o.gathers.size(); ++b) {
-    o.update_bucket(b, kernels);
-    o.begin_gather(b, o.writes_copies ? comm::Written::everywhere : comm::Written::here);
-  }
+  o.queue_updates();
   const device::UpdateControl outcome = o.reducer.outcome();
 
   StepReport report;
