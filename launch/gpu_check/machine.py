@@ -62,7 +62,7 @@ class Machine:
     def environment(self) -> dict[str, str]:
         variables = {**ENVIRONMENT, **os.environ}
         if self.emulated:
-            return {**variables, "EMULATION_DEVICES": str(len(self.gpus))}
+            return variables
         return with_torch(variables, torch_of_python())
 
 
@@ -103,6 +103,6 @@ def gpus_and_memory() -> tuple[tuple[str, ...], int]:
 
 
 def this_machine(build: pathlib.Path | None, emulated: bool) -> Machine:
-    gpus, memory = (("emulated GPU", "emulated GPU"), 0) if emulated else gpus_and_memory()
+    gpus, memory = (("emulated GPU",), 0) if emulated else gpus_and_memory()
     machine = Machine(pathlib.Path(), gpus, memory, emulated)
     return dataclasses.replace(machine, build=(build or ROOT / "build" / machine.preset).resolve())

@@ -1,4 +1,4 @@
-"""launch/gpu-check without a build: its usage, how it reads logs, and that it goes on after whatever a check does."""
+"""launch/gpu-check: its usage, how it reads logs, that it goes on after whatever a check does, and short checks on emulated GPUs."""
 
 import contextlib
 import io
@@ -182,6 +182,18 @@ class Run(unittest.TestCase):
         text = results.table("H100", [results.Result("update", "passed", 1.25, "", figures)])
         self.assertIn("adamw: 90.0 %  >= 92 %, missed", text)
         self.assertTrue(text.startswith("GPU: H100\ncheck"))
+
+
+class Emulated(unittest.TestCase):
+    def test_the_kernels_and_benches(self):
+        with tempfile.TemporaryDirectory(prefix="gpu-check-test-") as folder:
+            answer = run("--emulated", "--no-build", "--build", os.environ["SHARDMIX_BINARY_DIR"], "--output", folder,
+                         "--only", "bits,memcheck,update,step,step-shared")
+        self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
+        for line in (r"GPU: emulated GPU$", r"bits +passed +[\d.]+  2 tests$", r"memcheck +skipped +0.0  compute-sanitizer can't look",
+                     r"update +passed +[\d.]+  ademamix fp32, .* of a (copy|pass): [\d.]+ %$", r" +adamw bf16-compact, ",
+                     r"step +passed +[\d.]+  fp32, [\d.]+ ms, \w+, of reduce \+ update: [\d.]+ %$", r"step-shared +passed +[\d.]+  bf16, .* shared, "):
+            self.assertRegex(answer.stdout, f"(?m)^{line}")
 
 
 if __name__ == "__main__":
