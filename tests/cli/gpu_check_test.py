@@ -62,10 +62,10 @@ class Readers(unittest.TestCase):
 
     def test_benches(self):
         row = {"rule": "adamw", "precision": "fp32", "mparameters_per_second": 1e5, "fraction_of_bound": 0.9}
-        log = "\n".join(map(json.dumps, (row, {**row, "precision": "bf16-compact"}, {**row, "fraction_of_copy": 0.93})))
+        log = "\n".join(map(json.dumps, (row, {**row, "precision": "bf16-compact"}, {**row, "fraction_of_bound": 0.93})))
         figures = readers.update("$ shardmix bench\n" + log, NOWHERE)
         self.assertEqual([figure.met for figure in figures], [False, True, True])
-        self.assertEqual(figures[2].what, "adamw fp32, 100 Gparam/s, of a copy: 93.0 %")
+        self.assertEqual(figures[2].what, "adamw fp32, 100 Gparam/s, of the bound: 93.0 %")
         row = {"precision": "bf16", "seconds": 0.01, "collectives": "shared", "fraction_of_bound": 0.94}
         one, two = readers.steps(f"{json.dumps({**row, 'ranks': 1})}\n{json.dumps({**row, 'ranks': 2})}", NOWHERE)
         self.assertEqual((one.met, two.met), (False, None))
@@ -191,7 +191,7 @@ class Emulated(unittest.TestCase):
                          "--only", "bits,memcheck,update,step,step-shared")
         self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
         for line in (r"GPU: emulated GPU$", r"bits +passed +[\d.]+  2 tests$", r"memcheck +skipped +0.0  compute-sanitizer can't look",
-                     r"update +passed +[\d.]+  ademamix fp32, .* of a (copy|pass): [\d.]+ %$", r" +adamw bf16-compact, ",
+                     r"update +passed +[\d.]+  ademamix fp32, .* of the bound: [\d.]+ %$", r" +adamw bf16-compact, ",
                      r"step +passed +[\d.]+  fp32, [\d.]+ ms, \w+, of reduce \+ update: [\d.]+ %$", r"step-shared +passed +[\d.]+  bf16, .* shared, "):
             self.assertRegex(answer.stdout, f"(?m)^{line}")
 
