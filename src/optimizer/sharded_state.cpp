@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <vector>
 
 #include "device/host_arrays.hpp"
 
@@ -234,18 +235,21 @@ std::span<std::byte> ShardedState::all_parameters() const noexcept {
 }
 
 void ShardedState::start_master() {
+  const std::vector<std::uint16_t> none(static_cast<std::size_t>(device::most_brought),
+                                        math::no_remainder);
   for (std::size_t b = 0; b < layout_.buckets().size(); ++b) {
     const device::UpdateArrays all = arrays(b);
     if (all.weights == WeightStorage::parameter) continue;
     const auto start = [&](std::int64_t begin, std::int64_t count) {
+      if (all.weights == WeightStorage::remainder) {
+        device_.copy(static_cast<std::uint16_t*>(all.master) + begin, none.data(),
+                     static_cast<std::size_t>(count) * sizeof(std::uint16_t));
+        return;
+      }
       device::HostArrays part(device_, all, begin, count, {});
       const device::UpdateArrays& a = part.arrays();
-      for (std::int64_t i = part.begin(); i < part.begin() + count; ++i) {
-        if (a.weights == WeightStorage::remainder)
-          static_cast<std::uint16_t*>(a.master)[i] = math::no_remainder;
-        else
-          static_cast<float*>(a.master)[i] = device::load_value(a.dtype, a.parameter, i);
-      }
+      for (std::int64_t i = part.begin(); i < part.begin() + count; ++i)
+        static_cast<float*>(a.master)[i] = device::load_value(a.dtype, a.parameter, i);
       part.store();
     };
     device::for_each_part(0, shard_.slices[b].range.size(), start);
