@@ -58,8 +58,12 @@ def update(log: str, _: pathlib.Path) -> list[Figure]:
 def steps(log: str, _: pathlib.Path) -> list[Figure]:
     figures = []
     for row in rows(log):
-        what = f"{row['precision']}, {1000 * row['seconds']:.2f} ms, {row['collectives']}, of reduce + update"
+        what = f"{row['precision']}, {1000 * row['seconds']:.2f} ms, {row['collectives']}"
         fraction = row["fraction_of_bound"]
+        if fraction is None:
+            figures.append(Figure(what))
+            continue
+        what += ", of reduce + update"
         figures.append(Figure.at_least(fraction, STEP, what) if row["ranks"] == 1 else
                        Figure(f"{what}: {100 * fraction:.1f} %"))
     return figures

@@ -149,7 +149,7 @@ void run_collectives(const CollectivesOptions& options, const Report& report) {
     Pass pass(ranks.device(), options.parameters / ranks.size());
     Result common =
         describe(ranks, options, operation, std::string(shardmix::name_of(options.dtype)));
-    if (ranks.topology().nodes == 1) {
+    if (ranks.topology().nodes == 1 && options.bound) {
       add_traffic(pass, exchange, ranks.size(), options.dtype);
       common.bytes_per_parameter = pass.bytes();
       add_streams(contestants, [&](bool by_block) { pass.run(by_block); });

@@ -95,7 +95,8 @@ Result describe(const Ranks& ranks, const GroupOptions& options, std::string ope
 void report_all(const Ranks& ranks, const GroupOptions& options, const Result& common,
                 const Contestants& contestants, const std::vector<double>& times, double link,
                 const Report& report) {
-  const std::size_t streams = ranks.topology().nodes == 1 ? 2 : 0;
+  const bool one_node = ranks.topology().nodes == 1;
+  const std::size_t streams = one_node && options.bound ? 2 : 0;
   const std::size_t count = contestants.size() - streams;
   for (std::size_t i = 0; i < count; ++i) {
     Result result = common;
@@ -103,7 +104,7 @@ void report_all(const Ranks& ranks, const GroupOptions& options, const Result& c
     result.seconds = times[i];
     if (streams > 0) {
       result.bound_seconds = std::min(times[count], times[count + 1]);
-    } else {
+    } else if (!one_node) {
       result.bytes_per_parameter = link;
       result.bound_seconds = link_seconds(options, link);
     }

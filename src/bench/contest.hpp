@@ -30,6 +30,7 @@ struct GroupOptions {
   std::int64_t parameters = std::int64_t{1} << 26;
   std::int64_t bucket_elements = std::int64_t{1} << 22;
   int rounds = 9;
+  bool bound = true;           ///< whether memory's bound is measured, on one node
   double link_gigabits = 0.0;  ///< that a host's link carries each way; 0: unknown
 };
 
@@ -70,8 +71,8 @@ struct LinkBytes {
 [[nodiscard]] Result describe(const Ranks& ranks, const GroupOptions& options,
                               std::string operation, std::string precision);
 
-/// Reports all contestants but the streaming ones, which set the bound on one node; between nodes a
-/// link does, which carries `link` bytes a parameter.
+/// Reports all contestants but the streaming ones, which set the bound on one node where it is asked
+/// for; between nodes a link does, which carries `link` bytes a parameter.
 void report_all(const Ranks& ranks, const GroupOptions& options, const Result& common,
                 const Contestants& contestants, const std::vector<double>& times, double link,
                 const Report& report);

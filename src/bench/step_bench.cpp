@@ -163,7 +163,7 @@ void measure_steps(Ranks& ranks, const StepOptions& options, const Rule& rule,
   std::unique_ptr<StepTraffic> traffic;
   Result common = describe(ranks, options, "step", std::string(precision.name));
   common.rule = name_of(rule);
-  if (one_node) {
+  if (one_node && options.bound) {
     traffic = std::make_unique<StepTraffic>(ranks, rule, precision, options.parameters);
     common.bytes_per_parameter = traffic->bytes();
     add_streams(contestants, [&](bool by_block) { traffic->run(by_block); });

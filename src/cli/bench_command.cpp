@@ -80,6 +80,9 @@ void add_group_options(std::vector<Option>& options, bench::GroupOptions& o) {
       number("parameters", "N", "of the model, a multiple of 256 times the ranks", o.parameters));
   options.push_back(number("bucket", "N", "parameters of a bucket", o.bucket_elements));
   options.push_back(rounds(o.rounds));
+  options.push_back(
+      choice("bound", "on one node; its pass takes as much memory again", o.bound,
+             std::vector<std::pair<std::string_view, bool>>{{"memory", true}, {"none", false}}));
   options.push_back(device(o.device));
   options.push_back(
       number("threads", "N", "of each rank; 0: its share of the node's cores", o.threads));

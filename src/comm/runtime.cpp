@@ -4,8 +4,11 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <string>
 
@@ -59,6 +62,19 @@ int thread_count(const RuntimeOptions& options, int node_cores, int node_ranks,
   return std::max(1, std::min(CPU_COUNT(&own), node_cores / node_ranks));
 }
 
+/// This process's place among those of its node, whatever part of them the group is: what the
+/// launcher says (Open MPI, MPICH and Intel MPI, Slurm), or else its place in the group.
+int place_on_node(const comm::Group& group) {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}) {
+    const char* text = std::getenv(name);
+    int place = 0;
+    if (text == nullptr) continue;
+    const auto [end, status] = std::from_chars(text, text + std::strlen(text), place);
+    if (status == std::errc() && *end == '\0' && place >= 0) return place;
+  }
+  return group.topology().local_rank;
+}
+
 std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOptions& options,
                                          std::unique_ptr<Runtime::Impl::Mpi> mpi) {
   auto impl = std::make_unique<Runtime::Impl>();
@@ -78,8 +94,8 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
       throw ConfigError(
           fmt::format("the deadline must be above 0 ms, but is {}", options.deadline.count()));
     impl->threads = thread_count(options, cores, group.topology().local_size, own);
-    impl->device = is_gpu ? device::cuda_device(group.topology().local_rank)
-                          : device::host_device(impl->threads);
+    impl->device =
+        is_gpu ? device::cuda_device(place_on_node(group)) : device::host_device(impl->threads);
   });
   impl->collectives_owner =
       comm::make_collectives(options.collectives, *impl->group, *impl->device, is_gpu);

@@ -46,14 +46,14 @@ auto update_kernel_for(const UpdateArrays& arrays) {
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int local_rank) {
+  explicit CudaDevice(int place) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
       throw DeviceError(
           "no GPU is visible to this process; check CUDA_VISIBLE_DEVICES and the driver, or use "
           "the host");
     }
-    device_ = local_rank % devices;
+    device_ = place % devices;
     check(cudaSetDevice(device_), "cudaSetDevice");
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
@@ -282,8 +282,8 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> cuda_device(int local_rank) {
-  return std::make_unique<CudaDevice>(local_rank);
+std::unique_ptr<Device> cuda_device(int place) {
+  return std::make_unique<CudaDevice>(place);
 }
 
 }  // namespace shardmix::device

@@ -218,9 +218,9 @@ class Range {
 /// `threads` host threads share each task; any number gives the same bits.
 [[nodiscard]] std::unique_ptr<Device> host_device(int threads);
 
-/// The GPU number `local_rank` modulo those visible. Throws DeviceError if there is none or the
+/// The GPU number `place` modulo those visible. Throws DeviceError if there is none or the
 /// build has no CUDA.
-[[nodiscard]] std::unique_ptr<Device> cuda_device(int local_rank);
+[[nodiscard]] std::unique_ptr<Device> cuda_device(int place);
 
 /// Owns memory.
 class Buffer {
