@@ -113,7 +113,7 @@ class CudaDevice final : public Device {
                         .partials = static_cast<int>(task.partials.size()),
                         .blocks = task.elements / block_elements,
                         .sum = task.sum,
-                        .block_squares = task.block_squares};
+                        .squares = reinterpret_cast<Digit*>(task.squares)};
     const std::size_t addresses = task.sources.size() + task.partials.size();
     std::vector<const void*> many(addresses > most_launched_sources ? addresses : 0);
     const void** to = many.empty() ? launch.at : many.data();
@@ -121,13 +121,6 @@ class CudaDevice final : public Device {
     if (!many.empty()) launch.table = on_device(many);
     const auto kernel = launch.sources <= most_gradients ? &reduce_kernel<1> : &reduce_kernel<16>;
     this->launch(kernel, warps_for(launch.blocks), launch);
-  }
-
-  void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) override {
-    zero(sum, sizeof *sum);
-    if (blocks == 0) return;
-    launch(&sum_squares_kernel, (blocks + threads_per_block - 1) / threads_per_block, block_squares,
-           blocks, reinterpret_cast<Digit*>(sum));
   }
 
   void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) override {

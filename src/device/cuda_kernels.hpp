@@ -115,6 +115,34 @@ __global__ void __launch_bounds__(threads_per_block, 2)
   }
 }
 
+using Digit = unsigned long long;  // what atomics add; int64 wraps alike
+
+/// The sum of a block's squares, on every lane, in the order of sum_of_squares(). A lane has eight
+/// columns of one row. As rows are added, a lane keeps half of its columns and leaves the others to
+/// its partner: which columns it has in the end, the lane's bits tell.
+__device__ inline double warp_sum_of_squares(const float* values) {
+  constexpr unsigned all = 0xFFFFFFFFu;
+  double columns[own];
+  for_each<own>(
+      [&](int i) { columns[i] = static_cast<double>(values[i]) * static_cast<double>(values[i]); });
+  int offset = lanes_of_row;
+#pragma unroll
+  for (int kept = own / 2; kept >= 1; kept /= 2) {
+    const bool is_upper = (threadIdx.x & offset) != 0;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      const double left = is_upper ? columns[i] : columns[i + kept];
+      const double own_column = is_upper ? columns[i + kept] : columns[i];
+      columns[i] = own_column + __shfl_xor_sync(all, left, offset);
+    }
+    offset *= 2;
+  }
+  double sum = columns[0];
+  for (offset = lanes_of_row; offset < lanes; offset *= 2) sum += __shfl_xor_sync(all, sum, offset);
+  for (offset = 1; offset < lanes_of_row; offset *= 2) sum += __shfl_xor_sync(all, sum, offset);
+  return sum;
+}
+
 /// Sources that come with the launch; the addresses of partial sums follow.
 inline constexpr int most_launched_sources = 64;
 struct ReduceLaunch {
@@ -123,15 +151,19 @@ struct ReduceLaunch {
   int partials;
   std::int64_t blocks;
   float* sum;
-  double* block_squares;
+  Digit* squares;
   const void* const* table = nullptr;  ///< null: `at`
   const void* at[most_launched_sources] = {};
 };
 
-/// `Levels` as in sum_tree(): few of them stay in registers.
+/// `Levels` as in sum_tree(): few of them stay in registers. Each group of threads adds up its own
+/// squares first.
 template <int Levels>
 __global__ void __launch_bounds__(threads_per_block)
     reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
+  __shared__ Digit squares[square_sum_values];
+  if (threadIdx.x < square_sum_values) squares[threadIdx.x] = 0;
+  __syncthreads();
   const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
   const int lane = static_cast<int>(threadIdx.x % lanes);
   for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
@@ -141,43 +173,21 @@ __global__ void __launch_bounds__(threads_per_block)
     add_partials<own>(reinterpret_cast<const float* const*>(sources + launch.sources),
                       launch.partials, begin, total);
     if (launch.sum != nullptr) store<own>(total, launch.sum + begin);
-    if (launch.block_squares == nullptr) continue;
-    double columns[own];
-    for_each<own>([&](int i) {
-      columns[i] = static_cast<double>(total[i]) * static_cast<double>(total[i]);
-      for (int offset = lanes_of_row; offset < lanes; offset *= 2)
-        columns[i] += __shfl_xor_sync(0xFFFFFFFFu, columns[i], offset);
-    });
-    double squares = sum_of_halves<own>(columns);
-    for (int offset = 1; offset < lanes_of_row; offset *= 2)
-      squares += __shfl_xor_sync(0xFFFFFFFFu, squares, offset);
+    if (launch.squares == nullptr) continue;
+    const double sum = warp_sum_of_squares(total);
     const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
-    if (lane == 0)
-      launch.block_squares[block] = usable ? squares : __longlong_as_double(0x7FF0000000000000LL);
-  }
-}
-
-using Digit = unsigned long long;  // what atomics add; int64 wraps alike
-
-/// Adds to `*sum`. Each group of threads adds up its own first.
-__global__ void __launch_bounds__(threads_per_block)
-    sum_squares_kernel(const double* block_squares, std::int64_t blocks, Digit* sum) {
-  __shared__ Digit own_sum[square_sum_values];
-  if (threadIdx.x < square_sum_values) own_sum[threadIdx.x] = 0;
-  __syncthreads();
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * blockDim.x;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-       i < blocks; i += stride) {
-    if (is_usable_square(block_squares[i])) {
-      math::ExactSum::split(block_squares[i], [&](int digit, std::uint64_t part) {
-        atomicAdd(&own_sum[digit], static_cast<Digit>(part));
+    if (lane != 0) continue;
+    if (usable) {
+      math::ExactSum::split(sum, [&](int digit, std::uint64_t part) {
+        atomicAdd(&squares[digit], static_cast<Digit>(part));
       });
     } else {
-      atomicAdd(&own_sum[math::ExactSum::digits], Digit{1});
+      atomicAdd(&squares[math::ExactSum::digits], Digit{1});
     }
   }
   __syncthreads();
-  if (threadIdx.x < square_sum_values) atomicAdd(&sum[threadIdx.x], own_sum[threadIdx.x]);
+  if (launch.squares != nullptr && threadIdx.x < square_sum_values)
+    atomicAdd(&launch.squares[threadIdx.x], squares[threadIdx.x]);
 }
 
 /// A thread a value.

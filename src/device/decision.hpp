@@ -9,11 +9,6 @@
 
 namespace shardmix::device {
 
-/// Whether a block's square is that of usable gradients: see ReduceTask.
-[[nodiscard]] SHARDMIX_HOST_DEVICE bool is_usable_square(double square) {
-  return square <= 1.7976931348623157e308;  // the largest; false for a nan
-}
-
 [[nodiscard]] SHARDMIX_HOST_DEVICE UpdateControl decision(const DecideTask& task) {
   UpdateControl control;
   if (task.squares->unusable != 0) {

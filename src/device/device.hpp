@@ -22,6 +22,15 @@
 
 namespace shardmix::device {
 
+/// A sum of the squares of blocks, of which each is a double (see block_reduce.hpp); to be added to
+/// others element by element. Lies in memory of the device.
+struct SquareSum {
+  std::int64_t digits[math::ExactSum::digits] = {};
+  std::int64_t unusable = 0;  ///< blocks that aren't usable
+};
+inline constexpr int square_sum_values = math::ExactSum::digits + 1;
+static_assert(sizeof(SquareSum) == square_sum_values * sizeof(std::int64_t));
+
 /// sum[i] = the sum of sources[r][i] over r, in fp32 and in the order of a fixed binary tree over
 /// r; then the partial sums are added to it from the left, the last one first.
 struct ReduceTask {
@@ -30,8 +39,8 @@ struct ReduceTask {
   std::int64_t elements = 0;
   std::span<const float* const> partials = {};  ///< of earlier micro-batches; may include `sum`
   float* sum = nullptr;                         ///< null: not stored
-  /// Per block: the sum of sum[i]^2, or infinity if any isn't usable. Null: not stored.
-  double* block_squares = nullptr;
+  /// The squares of sum[i] are added to it. Null: not wanted.
+  SquareSum* squares = nullptr;
 };
 
 /// What holds the fp32 weight of an element.
@@ -83,14 +92,6 @@ struct UpdateArrays {
     const RuleStates& states) noexcept {
   return states.m2 ? 4 : states.v ? 2 : states.m1 ? 1 : 0;
 }
-
-/// A sum of block squares, to be added to others element by element; lies in memory of the device.
-struct SquareSum {
-  std::int64_t digits[math::ExactSum::digits] = {};
-  std::int64_t unusable = 0;  ///< blocks that aren't usable
-};
-inline constexpr int square_sum_values = math::ExactSum::digits + 1;
-static_assert(sizeof(SquareSum) == square_sum_values * sizeof(std::int64_t));
 
 /// What is known after the gradient norm alone; lies in memory of the device.
 struct UpdateControl {
@@ -160,8 +161,6 @@ class Device {
   virtual void discard(std::byte* memory, std::size_t bytes) = 0;
 
   virtual void reduce(const ReduceTask& task) = 0;
-  /// Sets `*sum` to that of `blocks` block squares.
-  virtual void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) = 0;
   /// Sets `*total` to the sum of `count` sums.
   virtual void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) = 0;
   virtual void decide(const DecideTask& task) = 0;

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <limits>
 
 #include <fmt/format.h>
 
@@ -65,16 +64,20 @@ SHARDMIX_MULTIVERSIONED void update_blocks(const Kernel& kernel, float gradient_
 }
 
 SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t begin,
-                                           std::int64_t end) {
+                                           std::int64_t end, SquareSum& squares) {
   alignas(64) float total[n];
   for (std::int64_t first = begin; first < end; first += n) {
     sum_tree<n>(task.dtype, task.sources.data(), static_cast<int>(task.sources.size()), first,
                 total);
     add_partials<n>(task.partials.data(), static_cast<int>(task.partials.size()), first, total);
     if (task.sum != nullptr) store<n>(total, task.sum + first);
-    if (task.block_squares != nullptr) {
-      task.block_squares[first / n] =
-          are_usable<n>(total) ? sum_of_squares(total) : std::numeric_limits<double>::infinity();
+    if (task.squares == nullptr) continue;
+    if (are_usable<n>(total)) {
+      math::ExactSum::split(sum_of_squares(total), [&](int digit, std::uint64_t part) {
+        squares.digits[digit] += static_cast<std::int64_t>(part);
+      });
+    } else {
+      ++squares.unusable;
     }
   }
 }
@@ -132,21 +135,16 @@ class HostDevice final : public Device {
   }
 
   void reduce(const ReduceTask& task) override {
-    share(task.elements,
-          [&](std::int64_t begin, std::int64_t end) { reduce_blocks(task, begin, end); });
-  }
-
-  void sum_squares(const double* block_squares, std::int64_t blocks, SquareSum* sum) override {
-    math::ExactSum exact;
-    std::int64_t unusable = 0;
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      if (is_usable_square(block_squares[block]))
-        exact.add(block_squares[block]);
-      else
-        ++unusable;
-    }
-    std::ranges::copy(exact.raw(), sum->digits);
-    sum->unusable = unusable;
+    share(task.elements, [&](std::int64_t begin, std::int64_t end) {
+      SquareSum own;
+      reduce_blocks(task, begin, end, own);
+      if (task.squares == nullptr) return;
+      const auto add = [](std::int64_t& to, std::int64_t value) {
+        std::atomic_ref(to).fetch_add(value, std::memory_order_relaxed);
+      };
+      for (int d = 0; d < math::ExactSum::digits; ++d) add(task.squares->digits[d], own.digits[d]);
+      add(task.squares->unusable, own.unusable);
+    });
   }
 
   void add_sums(const SquareSum* sums, std::int64_t count, SquareSum* total) override {

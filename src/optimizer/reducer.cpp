@@ -29,13 +29,6 @@ bool is_worth_reading_twice(const comm::Collectives& collectives, const layout::
          });
 }
 
-std::int64_t largest_slice_blocks(const layout::Shard& shard) {
-  std::int64_t largest = 0;
-  for (const auto& slice : shard.slices)
-    largest = std::max(largest, slice.range.size() / math::block_elements);
-  return largest;
-}
-
 }  // namespace
 
 Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
@@ -48,7 +41,6 @@ Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
                                                    : most_travelling),
       reads_twice_(is_worth_reading_twice(collectives, state.layout(), options)),
       keeps_gradients_(!options.shard_gradients),
-      block_squares_(device, largest_slice_blocks(state.shard()) * std::int64_t{sizeof(double)}),
       squares_(device, static_cast<std::int64_t>(sizeof(device::SquareSum)) *
                            (std::ssize(state.layout().buckets()) + 1)),
       control_(device, sizeof(device::UpdateControl)),
@@ -144,6 +136,7 @@ void Reducer::begin_next() {
     step_begun_ = true;
     micro_batches_ = 0;
   }
+  if (next_ == held_.size()) zero_squares();
   --next_;
   device_.follow_trainer();
   auto reduction = collectives_.begin_reduce(state_.sliced_gradients(next_));
@@ -180,14 +173,17 @@ void Reducer::add(std::size_t bucket, const comm::Contributions& sources, std::s
                .sum = state_.reduced_gradient(bucket, begin)});
 }
 
-/// Reduces a bucket's slice, and keeps the sum of its squares.
+/// Reduces a bucket's slice, and adds to the sum of its squares.
 void Reducer::run(std::size_t bucket, const device::ReduceTask& task) {
   const device::Range range(device_, "shardmix reduce");
   device::ReduceTask whole = task;
   whole.elements = state_.shard().slices[bucket].range.size();
-  whole.block_squares = block_squares_.as<double>();
+  whole.squares = squares(bucket);
   device_.reduce(whole);
-  device_.sum_squares(whole.block_squares, whole.elements / math::block_elements, squares(bucket));
+}
+
+void Reducer::zero_squares() {
+  device_.zero(squares(0), held_.size() * sizeof(device::SquareSum));
 }
 
 /// Stores the sums that were only looked at: more micro-batches come.
@@ -216,6 +212,7 @@ void Reducer::join_partials() {
   const auto held =
       static_cast<std::size_t>(std::popcount(static_cast<std::uint64_t>(micro_batches_)));
   if (held == 1) return;
+  zero_squares();
   for (std::size_t bucket = 0; bucket < held_.size(); ++bucket) {
     const std::array<const void*, 1> top{state_.reduced_gradient(bucket, held - 1)};
     add(bucket, {.arrays = top, .dtype = DType::fp32}, 0, held - 1);

@@ -82,6 +82,7 @@ class Reducer {
   void add(std::size_t bucket, const comm::Contributions& sources, std::size_t begin,
            std::size_t end);
   void run(std::size_t bucket, const device::ReduceTask& task);
+  void zero_squares();
   void store_held();
   /// Of a bucket; that of all for the number behind the last.
   [[nodiscard]] device::SquareSum* squares(std::size_t bucket) const {
@@ -107,7 +108,6 @@ class Reducer {
   std::vector<std::unique_ptr<comm::Reduction>> held_;  ///< of each bucket, until its update
   std::int64_t micro_batches_ = 0;
   bool step_begun_ = false;
-  device::Buffer block_squares_;  ///< of the bucket that is being reduced
   device::Buffer squares_;  ///< a SquareSum of each bucket's slice, and that of all at the end
   device::Buffer control_;  ///< an UpdateControl
   device::Buffer outcome_;  ///< its copy on the host

@@ -18,7 +18,6 @@ class Step {
       : gpu_(gpu),
         rule_(rule),
         memory_(gpu, rule, storage, blocks),
-        block_squares_(gpu, blocks * std::int64_t{sizeof(double)}),
         squares_(gpu, sizeof(SquareSum)),
         control_(gpu, sizeof(UpdateControl)),
         outcome_(gpu, sizeof(UpdateControl), MemoryKind::host) {
@@ -28,11 +27,11 @@ class Step {
   void queue() {
     const std::array<const void*, 1> sources{memory_.arrays().gradients[0]};
     const UpdateRun run{memory_.elements(), kernel_of(rule_)};
+    gpu_.zero(squares_.data(), sizeof(SquareSum));
     gpu_.reduce({.sources = sources,
                  .dtype = memory_.arrays().gradient_dtype,
                  .elements = memory_.elements(),
-                 .block_squares = block_squares_.as<double>()});
-    gpu_.sum_squares(block_squares_.as<double>(), blocks, squares_.as<SquareSum>());
+                 .squares = squares_.as<SquareSum>()});
     gpu_.decide({.squares = squares_.as<SquareSum>(),
                  .clip_norm = 0.5,
                  .control = control_.as<UpdateControl>(),
@@ -51,7 +50,6 @@ class Step {
   Device& gpu_;
   Rule rule_;
   Memory memory_;
-  Buffer block_squares_;
   Buffer squares_;
   Buffer control_;
   Buffer outcome_;

@@ -46,19 +46,44 @@ struct Reduced {
   std::vector<double> squares;
 };
 
+/// The squares of each block, from a task of its own; infinity where they aren't usable.
+std::vector<double> squares_of(Device& device, const std::vector<float>& sum) {
+  std::vector<double> squares;
+  for (std::size_t begin = 0; begin < sum.size(); begin += block) {
+    const std::vector<const void*> source{sum.data() + begin};
+    SquareSum square;
+    device.reduce({.sources = source, .elements = block, .squares = &square});
+    squares.push_back(square.unusable != 0 ? std::numeric_limits<double>::infinity()
+                                           : math::ExactSum::value_of(square.digits));
+  }
+  return squares;
+}
+
 Reduced reduce(Device& device, DType dtype, const std::vector<Source>& sources,
                const std::vector<std::vector<float>>& added = {}) {
   std::vector<const void*> addresses;
   for (const Source& source : sources) addresses.push_back(source.data());
   std::vector<const float*> partials;
   for (const auto& values : added) partials.push_back(values.data());
-  Reduced result{std::vector<float>(elements), std::vector<double>(elements / block)};
+  Reduced result{std::vector<float>(elements), {}};
+  SquareSum all;
   device.reduce({.sources = addresses,
                  .dtype = dtype,
                  .elements = elements,
                  .partials = partials,
                  .sum = result.sum.data(),
-                 .block_squares = result.squares.data()});
+                 .squares = &all});
+  result.squares = squares_of(device, result.sum);
+  math::ExactSum sum;
+  std::int64_t unusable = 0;
+  for (const double square : result.squares) {
+    if (std::isfinite(square))
+      sum.add(square);
+    else
+      ++unusable;
+  }
+  EXPECT_TRUE(std::ranges::equal(all.digits, sum.raw()));
+  EXPECT_EQ(all.unusable, unusable);
   return result;
 }
 
@@ -131,7 +156,7 @@ TEST(HostReduce, MayAddToTheSumInPlace) {
   const auto before = random_floats(3);
   const Reduced apart = reduce(*device, bf16, sources, {before});
   std::vector<float> sum = before;
-  std::vector<double> squares(elements / block);
+  SquareSum squares;
   const std::vector<const void*> addresses{sources[0].data(), sources[1].data()};
   const std::vector<const float*> partials{sum.data()};
   device->reduce({.sources = addresses,
@@ -139,9 +164,9 @@ TEST(HostReduce, MayAddToTheSumInPlace) {
                   .elements = elements,
                   .partials = partials,
                   .sum = sum.data(),
-                  .block_squares = squares.data()});
+                  .squares = &squares});
   EXPECT_EQ(sum, apart.sum);
-  EXPECT_EQ(squares, apart.squares);
+  EXPECT_EQ(squares_of(*device, sum), apart.squares);
 }
 
 TEST(HostReduce, SquaresAreATreeInTheirBlock) {

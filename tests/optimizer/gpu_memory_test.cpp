@@ -61,13 +61,11 @@ TEST_P(GpuMemory, OfThreeBillionParametersIsTheTable) {
     rows.insert(rows.end(), {{"m1", 4 * n}, {"m2", 4 * n}, {"v", 4 * n}});
   else
     rows.insert(rows.end(), {{"words of m1, m2 and v", 4 * n}, {"their scales", 12 * blocks}});
-  rows.insert(rows.end(),
-              {{"squares of a bucket's blocks", 8 * options.bucket_elements / math::block_elements},
-               {"sums of each bucket's squares, and of all",
-                (std::ssize(layout.buckets()) + 1) * square_sum},
-               {"what was decided", sizeof(device::UpdateControl)},
-               {"between ranks: this rank's sums", 2 * square_sum},
-               {"between ranks: all ranks' sums", square_sum}});
+  rows.insert(rows.end(), {{"sums of each bucket's squares, and of all",
+                            (std::ssize(layout.buckets()) + 1) * square_sum},
+                           {"what was decided", sizeof(device::UpdateControl)},
+                           {"between ranks: this rank's sums", 2 * square_sum},
+                           {"between ranks: all ranks' sums", square_sum}});
   std::int64_t total = 0;
   for (const Row& row : rows) {
     total += row.bytes;

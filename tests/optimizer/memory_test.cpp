@@ -88,12 +88,10 @@ TEST(Memory, FollowsTheTable) {
           const std::int64_t before = device.bytes();
           const ShardedOptimizer optimizer(runtime, parameters, rule, options);
           EXPECT_EQ(optimizer.memory(), expected);
-          // Besides: a double for each block's squares, their sums of the bucket and of all, and
-          // what was decided, twice.
+          // Besides: the sums of the bucket's squares and of all, and what was decided, twice.
           constexpr std::int64_t decided =
               2 * (sizeof(device::SquareSum) + sizeof(device::UpdateControl));
-          EXPECT_EQ(device.bytes() - before,
-                    expected.total() + n / runtime.size() / 256 * 8 + decided);
+          EXPECT_EQ(device.bytes() - before, expected.total() + decided);
         }
       }
     }

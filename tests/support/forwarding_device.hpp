@@ -23,9 +23,6 @@ class ForwardingDevice : public device::Device {
   }
   void discard(std::byte* memory, std::size_t bytes) override { inner_->discard(memory, bytes); }
   void reduce(const device::ReduceTask& task) override { inner_->reduce(task); }
-  void sum_squares(const double* squares, std::int64_t blocks, device::SquareSum* sum) override {
-    inner_->sum_squares(squares, blocks, sum);
-  }
   void add_sums(const device::SquareSum* sums, std::int64_t count,
                 device::SquareSum* total) override {
     inner_->add_sums(sums, count, total);
