@@ -65,8 +65,8 @@ struct OptimizerOptions {
   LossScaling loss_scaling = {};
   std::uint64_t seed = 0;  ///< of stochastic rounding
   /// Most elements of a bucket, a multiple of 256. Large enough to fill a link, small enough to
-  /// overlap.
-  std::int64_t bucket_elements = 4'194'304;
+  /// overlap. 0: as default_bucket_elements() says.
+  std::int64_t bucket_elements = 0;
   /// Micro-batches of a step, to allocate room for their partial sums: their sum is a fixed binary
   /// tree. More of them only take that memory when they come. 1 and 2 need none.
   std::int64_t micro_batches = 1;
@@ -78,6 +78,11 @@ struct OptimizerOptions {
   /// and wait(name) must come before a parameter is read.
   bool overlap = false;
 };
+
+/// On a GPU each bucket costs some launches, which small ones don't repay.
+[[nodiscard]] constexpr std::int64_t default_bucket_elements(DeviceKind device) noexcept {
+  return device == DeviceKind::cuda ? 33'554'432 : 4'194'304;
+}
 
 /// Of a gradient that is sharded, the most buckets that a rank holds while a backward pass goes
 /// from the last parameter to the first and marks each.

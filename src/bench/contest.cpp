@@ -8,6 +8,7 @@
 #include "comm/agree.hpp"
 #include "math/block.hpp"
 #include "shardmix/error.hpp"
+#include "shardmix/optimizer.hpp"
 
 namespace shardmix::bench {
 namespace {
@@ -33,6 +34,10 @@ double link_seconds(const GroupOptions& options, double bytes_per_parameter) {
 
 bool is_library(std::string_view name) {
   return name == library || name == library_rounded;
+}
+
+std::int64_t bucket_of(const GroupOptions& options) {
+  return options.bucket_elements.value_or(default_bucket_elements(options.device));
 }
 
 void validate(Ranks& ranks, const GroupOptions& options) {

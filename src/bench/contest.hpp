@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,11 +29,14 @@ struct GroupOptions {
   DeviceKind device = DeviceKind::host;
   int threads = 0;
   std::int64_t parameters = std::int64_t{1} << 26;
-  std::int64_t bucket_elements = std::int64_t{1} << 22;
+  std::optional<std::int64_t> bucket_elements;  ///< none: the device's default
   int rounds = 9;
   bool bound = true;           ///< whether memory's bound is measured, on one node
   double link_gigabits = 0.0;  ///< that a host's link carries each way; 0: unknown
 };
+
+/// The parameters of a bucket.
+[[nodiscard]] std::int64_t bucket_of(const GroupOptions& options);
 
 /// Throws ConfigError on all ranks.
 void validate(Ranks& ranks, const GroupOptions& options);
@@ -71,8 +75,8 @@ struct LinkBytes {
 [[nodiscard]] Result describe(const Ranks& ranks, const GroupOptions& options,
                               std::string operation, std::string precision);
 
-/// Reports all contestants but the streaming ones, which set the bound on one node where it is asked
-/// for; between nodes a link does, which carries `link` bytes a parameter.
+/// Reports all contestants but the streaming ones, which set the bound on one node where it is
+/// asked for; between nodes a link does, which carries `link` bytes a parameter.
 void report_all(const Ranks& ranks, const GroupOptions& options, const Result& common,
                 const Contestants& contestants, const std::vector<double>& times, double link,
                 const Report& report);

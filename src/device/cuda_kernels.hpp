@@ -156,16 +156,25 @@ struct ReduceLaunch {
   const void* at[most_launched_sources] = {};
 };
 
-/// `Levels` as in sum_tree(): few of them stay in registers. Each group of threads adds up its own
-/// squares first.
+/// Whether a block's sums may enter the state, from the sum of their squares: one that is too large
+/// makes that too large alone, and only then all are looked at.
+__device__ inline bool are_usable_in_warp(const float* sums, double squares) {
+  constexpr double surely = double{math::largest_gradient} * double{math::largest_gradient};
+  return squares <= surely || __all_sync(0xFFFFFFFFu, are_usable<own>(sums)) != 0;
+}
+
+/// `Levels` as in sum_tree(): few of them stay in registers. Each lane of a warp adds up a value of
+/// the sum of squares.
 template <int Levels>
 __global__ void __launch_bounds__(threads_per_block)
     reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
   __shared__ Digit squares[square_sum_values];
+  static_assert(square_sum_values <= lanes);
   if (threadIdx.x < square_sum_values) squares[threadIdx.x] = 0;
   __syncthreads();
   const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
   const int lane = static_cast<int>(threadIdx.x % lanes);
+  Digit own_value = 0;
   for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
     const std::int64_t begin = block * block_elements + lane * own;
     alignas(16) float total[own];
@@ -175,18 +184,18 @@ __global__ void __launch_bounds__(threads_per_block)
     if (launch.sum != nullptr) store<own>(total, launch.sum + begin);
     if (launch.squares == nullptr) continue;
     const double sum = warp_sum_of_squares(total);
-    const bool usable = __all_sync(0xFFFFFFFFu, are_usable<own>(total));
-    if (lane != 0) continue;
-    if (usable) {
+    if (are_usable_in_warp(total, sum)) {
       math::ExactSum::split(sum, [&](int digit, std::uint64_t part) {
-        atomicAdd(&squares[digit], static_cast<Digit>(part));
+        if (digit == lane) own_value += part;
       });
-    } else {
-      atomicAdd(&squares[math::ExactSum::digits], Digit{1});
+    } else if (lane == math::ExactSum::digits) {
+      ++own_value;
     }
   }
+  if (launch.squares == nullptr) return;
+  if (lane < square_sum_values) atomicAdd(&squares[lane], own_value);
   __syncthreads();
-  if (launch.squares != nullptr && threadIdx.x < square_sum_values)
+  if (threadIdx.x < square_sum_values)
     atomicAdd(&launch.squares[threadIdx.x], squares[threadIdx.x]);
 }
 

@@ -92,7 +92,9 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
   require_same_everywhere(collectives, parameters, options);
   std::optional<layout::Layout> layout;
   comm::agreed(collectives, [&] {
-    layout.emplace(parameters, options.bucket_elements);
+    const auto kind = runtime.impl().device->is_host() ? DeviceKind::host : DeviceKind::cuda;
+    layout.emplace(parameters, options.bucket_elements != 0 ? options.bucket_elements
+                                                            : default_bucket_elements(kind));
     if (options.shard_gradients) runtime.impl().device->discard(nullptr, 0);  // throws on a GPU
   });
   std::array<device::Buffer, 2> memory{collectives.allocate(layout->parameter_bytes()),
