@@ -105,7 +105,7 @@ def losses_commands(machine: Machine, folder: pathlib.Path) -> list[Command]:
     return [train(machine, folder, device, "--model", "nano", "--steps", "100", "--device", device) for device in ("cuda", "host")]
 
 
-RULES_BATCH, RULES_CONTEXT = 32, 1024
+RULES_BATCH, RULES_CONTEXT = 64, 1024  # as in the AdEMAMix paper, for 110M parameters
 
 
 def rules_commands(machine: Machine, folder: pathlib.Path) -> list[Command]:
