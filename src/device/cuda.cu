@@ -108,6 +108,10 @@ class CudaDevice final : public Device {
 
   void reduce(const ReduceTask& task) override {
     if (task.elements == 0) return;
+    if (task.sources.size() == 1 && task.partials.empty() && task.sum == nullptr) {
+      square(task);
+      return;
+    }
     ReduceLaunch launch{.dtype = task.dtype,
                         .sources = static_cast<int>(task.sources.size()),
                         .partials = static_cast<int>(task.partials.size()),
@@ -193,6 +197,16 @@ class CudaDevice final : public Device {
   void order(cudaStream_t first, cudaStream_t second) {
     check(cudaEventRecord(event_, first), "cudaEventRecord");
     check(cudaStreamWaitEvent(second, event_, 0), "cudaStreamWaitEvent");
+  }
+
+  void square(const ReduceTask& task) {
+    if (task.squares == nullptr) return;
+    const auto kernel = task.dtype == fp32   ? &squares_kernel<fp32>
+                        : task.dtype == bf16 ? &squares_kernel<bf16>
+                                             : &squares_kernel<fp16>;
+    const std::int64_t blocks = task.elements / block_elements;
+    launch(kernel, warps_for(blocks), task.sources.front(), blocks,
+           reinterpret_cast<Digit*>(task.squares));
   }
 
   /// As many launches as the runs need.

@@ -5,6 +5,8 @@
 
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "device/block_reduce.hpp"
 #include "device/block_update.hpp"
 #include "device/decision.hpp"
@@ -156,25 +158,47 @@ struct ReduceLaunch {
   const void* at[most_launched_sources] = {};
 };
 
-/// Whether a block's sums may enter the state, from the sum of their squares: one that is too large
-/// makes that too large alone, and only then all are looked at.
-__device__ inline bool are_usable_in_warp(const float* sums, double squares) {
-  constexpr double surely = double{math::largest_gradient} * double{math::largest_gradient};
-  return squares <= surely || __all_sync(0xFFFFFFFFu, are_usable<own>(sums)) != 0;
-}
+/// What a warp adds to a SquareSum: each lane has one of its values.
+class WarpSquares {
+ public:
+  static_assert(square_sum_values <= lanes);
 
-/// `Levels` as in sum_tree(): few of them stay in registers. Each lane of a warp adds up a value of
-/// the sum of squares.
+  /// A block with the sum of its squares, and `count` of its sums. A square that is too large makes
+  /// that sum too large alone, and only then all are looked at.
+  template <int Count>
+  __device__ void add(double squares, const float* sums) {
+    constexpr double surely = double{math::largest_gradient} * double{math::largest_gradient};
+    if (squares <= surely || __all_sync(0xFFFFFFFFu, are_usable<Count>(sums)) != 0) {
+      math::ExactSum::split(squares, [&](int digit, std::uint64_t part) {
+        if (digit == lane()) own_ += part;
+      });
+    } else if (lane() == math::ExactSum::digits) {
+      ++own_;
+    }
+  }
+
+  /// By all threads of a group; `group` is its shared memory, and zero.
+  __device__ void add_to(Digit* total, Digit* group) const {
+    if (lane() < square_sum_values) atomicAdd(&group[lane()], own_);
+    __syncthreads();
+    if (threadIdx.x < square_sum_values) atomicAdd(&total[threadIdx.x], group[threadIdx.x]);
+  }
+
+ private:
+  __device__ static int lane() { return static_cast<int>(threadIdx.x % lanes); }
+  Digit own_ = 0;
+};
+
+/// `Levels` as in sum_tree(): few of them stay in registers.
 template <int Levels>
 __global__ void __launch_bounds__(threads_per_block)
     reduce_kernel(const __grid_constant__ ReduceLaunch launch) {
-  __shared__ Digit squares[square_sum_values];
-  static_assert(square_sum_values <= lanes);
-  if (threadIdx.x < square_sum_values) squares[threadIdx.x] = 0;
+  __shared__ Digit group[square_sum_values];
+  if (threadIdx.x < square_sum_values) group[threadIdx.x] = 0;
   __syncthreads();
   const void* const* sources = launch.table != nullptr ? launch.table : launch.at;
   const int lane = static_cast<int>(threadIdx.x % lanes);
-  Digit own_value = 0;
+  WarpSquares squares;
   for (std::int64_t block = warp_number(); block < launch.blocks; block += warp_count()) {
     const std::int64_t begin = block * block_elements + lane * own;
     alignas(16) float total[own];
@@ -182,21 +206,78 @@ __global__ void __launch_bounds__(threads_per_block)
     add_partials<own>(reinterpret_cast<const float* const*>(sources + launch.sources),
                       launch.partials, begin, total);
     if (launch.sum != nullptr) store<own>(total, launch.sum + begin);
-    if (launch.squares == nullptr) continue;
-    const double sum = warp_sum_of_squares(total);
-    if (are_usable_in_warp(total, sum)) {
-      math::ExactSum::split(sum, [&](int digit, std::uint64_t part) {
-        if (digit == lane) own_value += part;
-      });
-    } else if (lane == math::ExactSum::digits) {
-      ++own_value;
-    }
+    if (launch.squares != nullptr) squares.add<own>(warp_sum_of_squares(total), total);
   }
-  if (launch.squares == nullptr) return;
-  if (lane < square_sum_values) atomicAdd(&squares[lane], own_value);
+  if (launch.squares != nullptr) squares.add_to(launch.squares, group);
+}
+
+/// Two neighbouring values in memory.
+template <DType D>
+struct Pair {
+  using Half = std::conditional_t<D == DType::bf16, Bf16, Fp16>;
+  std::uint32_t bits;
+
+  __device__ static Pair load(const void* source, std::int64_t at) {
+    return {__ldcg(
+        reinterpret_cast<const std::uint32_t*>(static_cast<const std::uint16_t*>(source) + at))};
+  }
+  __device__ void widen(float* to) const {
+    to[0] = Half::widen(bits & 0xFFFFu);
+    to[1] = Half::widen(bits >> 16);
+  }
+};
+template <>
+struct Pair<DType::fp32> {
+  uint2 bits;
+
+  __device__ static Pair load(const void* source, std::int64_t at) {
+    return {__ldcg(reinterpret_cast<const uint2*>(static_cast<const float*>(source) + at))};
+  }
+  __device__ void widen(float* to) const {
+    to[0] = math::float_from_bits(bits.x);
+    to[1] = math::float_from_bits(bits.y);
+  }
+};
+
+/// The squares alone of one array: a pass that should take no longer than its memory. A lane has
+/// two columns of four rows, so that most is added within it, in the order of sum_of_squares(), and
+/// its next block comes meanwhile.
+template <DType D>
+__global__ void __launch_bounds__(threads_per_block)
+    squares_kernel(const void* source, std::int64_t blocks, Digit* total) {
+  constexpr unsigned all = 0xFFFFFFFFu;
+  constexpr int rows = 4;
+  constexpr int pairs = square_columns / 2;  // of a row: half of the lanes
+  __shared__ Digit group[square_sum_values];
+  if (threadIdx.x < square_sum_values) group[threadIdx.x] = 0;
   __syncthreads();
-  if (threadIdx.x < square_sum_values)
-    atomicAdd(&launch.squares[threadIdx.x], squares[threadIdx.x]);
+  const int lane = static_cast<int>(threadIdx.x % lanes);
+  const bool is_lower = lane >= pairs;
+  const std::int64_t first = (is_lower ? rows * square_columns : 0) + 2 * (lane % pairs);
+  Pair<D> next[rows] = {};
+  const auto load = [&](std::int64_t block) {
+    for_each<rows>([&](int r) {
+      next[r] = Pair<D>::load(source, block * block_elements + first + r * square_columns);
+    });
+  };
+  WarpSquares squares;
+  if (warp_number() < blocks) load(warp_number());
+  for (std::int64_t block = warp_number(); block < blocks; block += warp_count()) {
+    float values[2 * rows];
+    for_each<rows>([&](int r) { next[r].widen(values + 2 * r); });
+    if (block + warp_count() < blocks) load(block + warp_count());
+    double columns[2];
+    for_each<2>([&](int c) {
+      const auto row = [&](int r) { return static_cast<double>(values[2 * r + c]); };
+      columns[c] = fma(row(1), row(1), row(0) * row(0)) + fma(row(3), row(3), row(2) * row(2));
+    });
+    const double left = is_lower ? columns[0] : columns[1];
+    double sum = (is_lower ? columns[1] : columns[0]) + __shfl_xor_sync(all, left, pairs);
+    // Column 2 (lane % 16) + lane / 16: those four, two and one apart, then the four eights.
+    for (const int offset : {2, 1, pairs, 4, 8}) sum += __shfl_xor_sync(all, sum, offset);
+    squares.template add<2 * rows>(sum, values);
+  }
+  squares.add_to(total, group);
 }
 
 /// A thread a value.

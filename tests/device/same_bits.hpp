@@ -51,7 +51,8 @@ inline void expect_same_updates(Device& device, Device& other) {
   }
 }
 
-/// Sums of gradients of every dtype from up to nine ranks, with partial sums and bad gradients.
+/// Sums of gradients of every dtype from up to nine ranks, with partial sums and bad gradients; and
+/// the squares of one alone.
 inline void expect_same_reductions(Device& device, Device& other) {
   constexpr std::int64_t blocks = 7;
   constexpr std::int64_t elements = blocks * block;
@@ -74,6 +75,9 @@ inline void expect_same_reductions(Device& device, Device& other) {
         float value = normal(random) * std::pow(10.0f, static_cast<float>(i % 7 - 3));
         if (b == 1 && i == 2 * block + 33) value = std::numeric_limits<float>::infinity();
         if (b == 0 && i == 4 * block + 255) value = std::nanf("");
+        if (b == 0 && i == 5 * block + 7) value = 2.0f * math::largest_gradient;
+        if (b == 0 && i >= 6 * block + 30 && i < 6 * block + 34 && dtype != fp16)
+          value = math::largest_gradient;  // still usable, if bf16 rounds it down
         store_value(own, all[0][b].data(), i, value);
         store_value(own, all[1][b].data(), i, value);
       }
@@ -105,9 +109,25 @@ inline void expect_same_reductions(Device& device, Device& other) {
         const auto* ours = all[0][most + 3].as<SquareSum>();
         const auto* others = all[1][most + 3].as<SquareSum>();
         ASSERT_TRUE(std::ranges::equal(ours->digits, others->digits));
-        ASSERT_EQ(ours->unusable, count > 1 ? 2 : 1);
+        ASSERT_EQ(ours->unusable, count > 1 ? 3 : 2);
         ASSERT_EQ(ours->unusable, others->unusable);
       }
+    }
+    for (std::size_t r = 0; r < most; ++r) {
+      for (auto& own : all) {
+        const std::vector<const void*> source{own[r].data()};
+        Device& d = &own == all.data() ? device : other;
+        d.zero(own[most + 3].data(), sizeof(SquareSum));
+        d.reduce({.sources = source,
+                  .dtype = dtype,
+                  .elements = elements,
+                  .squares = own[most + 3].as<SquareSum>()});
+        d.synchronize();
+      }
+      const auto* ours = all[0][most + 3].as<SquareSum>();
+      const auto* others = all[1][most + 3].as<SquareSum>();
+      ASSERT_TRUE(std::ranges::equal(ours->digits, others->digits)) << "source " << r;
+      ASSERT_EQ(ours->unusable, others->unusable) << "source " << r;
     }
   }
 }
