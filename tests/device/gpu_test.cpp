@@ -37,7 +37,8 @@ TEST_F(Gpu, ReducesAsTheHostDoes) {
 template <class Make>
 void expect_same_quotients(Device& gpu, std::int64_t blocks, const Make& element) {
   // The averages stay as they are, and a bias correction is near 1.
-  const Rule rule = AdamW{.lr = 0x1p-10, .beta2 = 1.0 - 0x1p-53, .weight_decay = 0.0};
+  const Rule rule =
+      AdamW{.lr = 0x1p-10, .beta2 = 1.0 - 0x1p-53, .eps = 0x1p-59, .weight_decay = 0.0};
   constexpr std::int64_t late = std::int64_t{1} << 56;
   const auto host = host_device(2);
   Memory ours(*host, rule, {}, blocks);
@@ -81,7 +82,7 @@ TEST_F(Gpu, RootsOfAllMantissasAreTheNearest) {
   expect_same_quotients(*gpu_, roots / stride / block, element);
 }
 
-/// Each at each place of a thread, beside ordinary ones.
+/// Each with some mantissas, at each place of a thread, beside ordinary ones.
 TEST_F(Gpu, QuotientsAtTheEndsOfTheRangeAreTheNearest) {
   std::vector<float> ends{0.0f,
                           0x1p-149f,
@@ -101,13 +102,20 @@ TEST_F(Gpu, QuotientsAtTheEndsOfTheRangeAreTheNearest) {
   for (const float edge : {0x1p-102f, 0x1p-101f, 0x1p-98f})
     for (const float near : {std::nextafter(edge, 0.0f), edge, std::nextafter(edge, 1.0f)})
       ends.push_back(near);
-  const std::size_t pairs = ends.size() * ends.size() * 2;
+  constexpr std::size_t mantissas = 50;
+  const std::size_t pairs = ends.size() * ends.size() * 2 * mantissas;
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> mantissa(1.0f, 2.0f);
   const auto element = [&](std::size_t i) {
-    Element x{.weight = 0.0f, .s = {.m1 = 0.3f + static_cast<float>(i % 7), .m2 = 0.0f, .v = 0.7f}};
+    Element x{.weight = -0.0f,
+              .s = {.m1 = 0.3f + static_cast<float>(i % 7), .m2 = 0.0f, .v = 0.7f}};
     if (i % 9 == 0 && i / 9 < pairs) {
-      const std::size_t pair = i / 9;
-      x.s.m1 = ends[pair / 2 % ends.size()] * (pair % 2 == 0 ? 1.0f : -1.0f);
-      x.s.v = ends[pair / 2 / ends.size()];
+      const std::size_t pair = i / 9 / mantissas;
+      const auto end = [&](std::size_t number) {
+        return ends[number % ends.size()] * (i / 9 % mantissas == 0 ? 1.0f : mantissa(random));
+      };
+      x.s.m1 = end(pair / 2) * (pair % 2 == 0 ? 1.0f : -1.0f);
+      x.s.v = end(pair / 2 / ends.size());
     }
     return x;
   };
