@@ -8,7 +8,9 @@
 #include <variant>
 #include <vector>
 
-#include "device/cuda_kernels.hpp"
+#include "device/cuda_reduce.hpp"
+#include "device/cuda_stream.hpp"
+#include "device/cuda_update.hpp"
 #include "shardmix/error.hpp"
 
 // Work is queued on one stream, and the host waits for it in synchronize() alone.
