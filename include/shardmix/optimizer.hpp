@@ -79,7 +79,7 @@ struct OptimizerOptions {
   bool overlap = false;
 };
 
-/// On a GPU each bucket costs some launches, which small ones don't repay.
+/// Elements of a bucket. On a GPU each costs some launches, which small ones don't repay.
 [[nodiscard]] constexpr std::int64_t default_bucket_elements(DeviceKind device) noexcept {
   return device == DeviceKind::cuda ? 33'554'432 : 4'194'304;
 }

@@ -58,7 +58,7 @@ class WarpSquares {
  public:
   static_assert(square_sum_values <= lanes);
 
-  /// A block with the sum of its squares, and `count` of its sums. A square that is too large makes
+  /// A block with the sum of its squares, and `Count` of its sums. A square that is too large makes
   /// that sum too large alone, and only then all are looked at.
   template <int Count>
   __device__ void add(double squares, const float* sums) {

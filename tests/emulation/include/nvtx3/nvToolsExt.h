@@ -2,5 +2,9 @@
 
 /// Profilers' ranges, of which emulated GPUs make nothing.
 
-inline int nvtxRangePushA(const char* /*name*/) { return 0; }
-inline int nvtxRangePop() { return 0; }
+inline int nvtxRangePushA(const char* /*name*/) {
+  return 0;
+}
+inline int nvtxRangePop() {
+  return 0;
+}
