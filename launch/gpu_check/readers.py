@@ -63,7 +63,7 @@ def steps(log: str, _: pathlib.Path) -> list[Figure]:
         if fraction is None:
             figures.append(Figure(what))
             continue
-        what += ", of reduce + update"
+        what += ", of the bound"
         figures.append(Figure.at_least(fraction, STEP, what) if row["ranks"] == 1 else
                        Figure(f"{what}: {100 * fraction:.1f} %"))
     return figures
