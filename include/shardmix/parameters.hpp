@@ -45,13 +45,13 @@ struct Parameter {
 
 class Parameters {
  public:
-  /// Declares a tensor. Throws ConfigError for an empty or repeated name, a negative extent or a
-  /// bad group.
+  /// Declares a tensor. Throws ConfigError for a name that is empty, repeated or not UTF-8, a
+  /// negative extent, more than 2^63 elements or a bad group.
   void add(std::string name, std::vector<std::int64_t> shape, DType dtype, const Group& group = {});
 
   /// Declares `alias` as a second name of the parameter `name`. Throws ConfigError where `name` is
-  /// unknown or `alias` is taken. A tied parameter is ready when each of its names was marked
-  /// ready.
+  /// unknown, or `alias` is taken or not UTF-8. A tied parameter is ready when each of its names
+  /// was marked ready.
   void tie(std::string alias, std::string_view name);
 
   /// The position of the parameter with this name or alias. Throws ConfigError if there is none.

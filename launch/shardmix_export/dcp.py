@@ -1,4 +1,5 @@
-"""Optimizers in directories of torch.distributed.checkpoint, as FSDP2 programs and Megatron-core (torch_dist) write them."""
+"""Optimizers in directories of torch.distributed.checkpoint, as FSDP2 programs and Megatron-core (torch_dist) write
+them."""
 
 from __future__ import annotations
 
@@ -96,10 +97,15 @@ MEGATRON = re.compile(r"megatron\.[\w.]+|argparse\.Namespace")
 
 
 def param_groups_in(thing: Any) -> list[Any]:
-    """All of them in a tree of dictionaries."""
+    """All of them in a tree of dictionaries. PyTorch's optimizers have the step in their states, which Megatron-core
+    joins."""
     if not isinstance(thing, dict):
         return []
     own = [thing["param_groups"]] if isinstance(thing.get("param_groups"), list) else []
+    state = thing.get("state")
+    if isinstance(state, dict) and "common_step" in state:
+        own = [[{"step": state["common_step"], **group} if isinstance(group, dict) else group for group in groups]
+               for groups in own]
     return own + [groups for value in thing.values() for groups in param_groups_in(value)]
 
 

@@ -39,6 +39,9 @@ ALLOWED: dict[str, Any] = {
     **{METADATA + name: Inert for name in ("Metadata", "TensorStorageMetadata", "BytesStorageMetadata",
                                            "ChunkStorageMetadata", "MetadataIndex", "TensorProperties", "StorageMeta",
                                            "_MEM_FORMAT_ENCODING")},
+    # Megatron-core keeps its plans of what each rank writes.
+    **{f"torch.distributed.checkpoint.planner.{name}": Inert for name in ("SavePlan", "WriteItem", "WriteItemType",
+                                                                          "TensorWriteData", "BytesIOWriteData")},
     "torch.distributed.checkpoint.filesystem._StorageInfo": Inert,
     "torch.distributed.checkpoint.filesystem._StoragePrefix": Inert,
     "torch.distributed.checkpoint.api.CheckpointException": Inert,

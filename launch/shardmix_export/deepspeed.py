@@ -1,7 +1,7 @@
-"""Checkpoints of DeepSpeed: ZeRO-1 and ZeRO-2 (flat fp32 partitions of each rank), and universal ones.
+"""Checkpoints of DeepSpeed, ZeRO-1 and ZeRO-2: flat fp32 partitions of each rank.
 
-A rank's partition of a group holds pieces of parameters. param_slice_mappings says where in it each piece begins and how
-long it is; a parameter is its pieces in the order of the ranks. So padding, and the order in which DeepSpeed laid
+A rank's partition of a group holds pieces of parameters. param_slice_mappings says where in it each piece begins and
+how long it is; a parameter is its pieces in the order of the ranks. So padding, and the order in which DeepSpeed laid
 parameters out, don't matter.
 """
 
@@ -19,7 +19,6 @@ from .torch_states import Choices, adamw_group, is_model
 
 OPTIM_FILE = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 MODEL_FILE = re.compile(r"mp_rank_(\d+)(?:_\d+)?_model_states\.pt")
-UNIVERSAL = ("fp32", "exp_avg", "exp_avg_sq")
 OURS = {"fp32": "master", "exp_avg": "m1", "exp_avg_sq": "v"}
 
 
@@ -37,10 +36,6 @@ def folder_of(path: pathlib.Path, tag: str | None) -> pathlib.Path:
 
 def is_zero(folder: pathlib.Path) -> bool:
     return any(OPTIM_FILE.fullmatch(entry.name) for entry in folder.iterdir())
-
-
-def is_universal(folder: pathlib.Path) -> bool:
-    return (folder / "zero").is_dir()
 
 
 def model_states(folder: pathlib.Path) -> dict[str, Any]:
@@ -129,7 +124,7 @@ def shapes_of(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def config_says_decoupled(config: Any) -> bool:
-    """DeepSpeed's own names: AdamW decouples, and so does Adam unless adam_w_mode is false or torch's Adam is asked for."""
+    """By DeepSpeed's own names. AdamW decouples; so does Adam, unless with adam_w_mode false or as torch's Adam."""
     optimizer = config.get("optimizer") if isinstance(config, dict) else None
     if not isinstance(optimizer, dict):
         return False
@@ -153,15 +148,26 @@ def groups_of(param_groups: Any, configs: list[Any], choices: Choices) -> list[d
     return [adamw_group(group, f"param_groups[{number}]", decoupled) for number, group in enumerate(param_groups)]
 
 
-def dtype_in(module: dict[str, Any], name: str) -> str:
-    """What the model computed with."""
-    weight = module.get(name, module.get(f"module.{name}"))
-    return DTYPES[str(weight.dtype)][1] if weight is not None and str(weight.dtype) in DTYPES else "fp32"
+def module_of(model: dict[str, Any]) -> dict[str, Any]:
+    """The model's weights. Of a model cut by pipeline parallelism its file has none."""
+    return model["module"] if is_model(model.get("module")) else {}
+
+
+def weight_in(module: dict[str, Any], name: str) -> Any:
+    return module.get(name, module.get(f"module.{name}"))
+
+
+def dtype_in(module: dict[str, Any], name: str, config: Any) -> str:
+    """What the model computed with: its weight's, or what the configuration says."""
+    if (weight := weight_in(module, name)) is not None and str(weight.dtype) in DTYPES:
+        return DTYPES[str(weight.dtype)][1]
+    parts = {kind: config.get(kind) for kind in ("bf16", "fp16")} if isinstance(config, dict) else {}
+    return next((kind for kind, part in parts.items() if isinstance(part, dict) and part.get("enabled") is True), "fp32")
 
 
 def frozen_of(model: dict[str, Any], trained: set[str]) -> list[Parameter]:
     """What the model has besides: neither buffers nor second names of tied weights."""
-    others = {**model.get("module", {}), **(model.get("frozen_param_fragments") or {})}
+    others = {**module_of(model), **(model.get("frozen_param_fragments") or {})}
     left_out = {*trained, *(model.get("buffer_names") or ()), *(model.get("shared_params") or ())}
     return [Parameter(name, DTYPES[str(value.dtype)][1], {"weight": value_of(value, f"the frozen parameter '{name}'")},
                       trainable=False)
@@ -182,14 +188,14 @@ def zero_states(folder: pathlib.Path, choices: Choices) -> States:
     for group, of_group in enumerate(shapes):
         arrays = [group_arrays(state, group, rank) for rank, state in enumerate(ranks)]
         for parameter, shape in of_group.items():
-            states.parameters.append(zero_parameter(parameter, tuple(shape), group, arrays, ranks, model["module"]))
+            states.parameters.append(zero_parameter(parameter, tuple(shape), group, arrays, ranks, model))
     states.parameters += frozen_of(model, {str(parameter.name) for parameter in states.parameters})
     return states
 
 
 def zero_parameter(name: str, shape: tuple[int, ...], group: int, arrays: list[Any], ranks: list[dict[str, Any]],
-                   module: dict[str, Any]) -> Parameter:
-    what = f"the parameter '{name}'"
+                   model: dict[str, Any]) -> Parameter:
+    what, module = f"the parameter '{name}'", model["module"]
     pieces: dict[str, list[Piece]] = {key: [] for key in OURS}
     steps = set()
     for (flat, step), state in zip(arrays, ranks):
@@ -206,51 +212,22 @@ def zero_parameter(name: str, shape: tuple[int, ...], group: int, arrays: list[A
     if len(steps) > 1:
         raise Refused(f"{what} has the steps {', '.join(map(str, sorted(steps)))} on different ranks")
     tensors = {OURS[key]: assembled(those, shape, f"{what}, {key}") for key, those in pieces.items()}
-    return Parameter(name, dtype_in(module, name), tensors, group=group, step=steps.pop())
+    if (weight := weight_in(module, name)) is not None:
+        require_rounded(what, torch().cat([piece.values for piece in pieces["fp32"]]), [weight])
+    return Parameter(name, dtype_in(module, name, model.get("ds_config")), tensors, group=group, step=steps.pop())
 
 
-def universal_states(folder: pathlib.Path, choices: Choices) -> States:
-    files = [entry for entry in sorted(folder.iterdir()) if MODEL_FILE.fullmatch(entry.name)]
-    model = load(files[0]) if files else {}
-    model = model if isinstance(model, dict) else {}
-    module = model["module"] if is_model(model.get("module")) else {}
-    optimizer_file = folder / "zero" / "optimizer_state.pt"
-    optimizer = load(optimizer_file) if optimizer_file.is_file() else {}
-    if not isinstance(optimizer, dict) or "param_groups" not in optimizer:
-        raise Refused(f"'{optimizer_file}' has no param_groups")
-    groups = groups_of(optimizer["param_groups"], [model.get("ds_config"), optimizer.get("ds_config")], choices)
-    group_of = {}
-    if len(groups) > 1 or len(files) == 1:
-        group_of = {name: number for number, of_group in enumerate(shapes_of(model)) for name in of_group}
-    states = States("universal checkpoint of DeepSpeed", "adamw", groups, [])
-    common = optimizer["param_groups"][0].get("step")
-    # Of frozen parameters and buffers there are weights alone; those come from the model's file.
-    folders = {entry.name: entry for entry in sorted((folder / "zero").iterdir())
-               if entry.is_dir() and (entry / "exp_avg.pt").is_file()}
-    order = [name for name in group_of if name in folders]
-    for name in [*order, *sorted(set(folders) - set(order))]:
-        states.parameters.append(universal_parameter(name, folders[name], group_of, len(groups), module, common))
-    states.parameters += frozen_of(model, {str(parameter.name) for parameter in states.parameters})
-    return states
+def require_rounded(what: str, master: Any, slices: list[Any]) -> None:
+    """The model's weights are the fp32 ones, rounded. Slices have them in an order that only the converter knows: then
+    the sum of their bits must be the same."""
+    module = torch()
+    found = module.cat([each.reshape(-1) for each in slices])
+    expected = master.reshape(-1).to(found.dtype)
+    if not (module.equal(expected, found) or len(slices) > 1 and sum_of_bits(expected) == sum_of_bits(found)):
+        raise Refused(f"{what}: its fp32 weights aren't those of the model, which are the same ones, rounded: DeepSpeed's map "
+                      "of its partitions is wrong (seen with round_robin_gradients in 0.19.8)")
 
 
-def universal_parameter(name: str, folder: pathlib.Path, group_of: dict[str, int], groups: int, module: dict[str, Any],
-                        common: Any) -> Parameter:
-    what = f"the parameter '{name}'"
-    if groups > 1 and name not in group_of:
-        raise Refused(f"{what} is in no group of param_shapes")
-    tensors: dict[str, Value] = {}
-    for key in UNIVERSAL:
-        loaded = load(folder / f"{key}.pt")
-        value = loaded.get("param") if isinstance(loaded, dict) else loaded
-        if not hasattr(value, "numel"):
-            raise Refused(f"'{folder / key}.pt' holds no tensor")
-        weight = module.get(name)
-        if weight is not None and weight.numel() == value.numel():
-            value = value.reshape(weight.shape)  # those of a single rank are flat
-        tensors[OURS[key]] = value_of(value, f"{what}, {key}")
-    if len({value.shape for value in tensors.values()}) > 1:
-        raise Refused(f"{what} has weights and moments of different shapes")
-    step_file = folder / "step.pt"
-    step = load(step_file) if step_file.is_file() else common
-    return Parameter(name, dtype_in(module, name), tensors, group=group_of.get(name, 0), step=step_of(step, what))
+def sum_of_bits(values: Any) -> int:
+    module = torch()
+    return values.view(module.int16 if values.element_size() == 2 else module.int32).sum(dtype=module.int64).item()

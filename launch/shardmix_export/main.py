@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import dcp, deepspeed, torch_states
+from . import dcp, deepspeed, torch_states, universal
 from .loading import load
 from .refused import Refused
 from .states import States, write_states
@@ -72,13 +72,13 @@ def from_file(source: pathlib.Path, arguments: argparse.Namespace, choices: Choi
 
 
 DIRECTORIES: dict[str, Callable[[pathlib.Path, Choices], States]] = {
-    "deepspeed-zero": deepspeed.zero_states, "deepspeed-universal": deepspeed.universal_states, "dcp": dcp.dcp_states}
+    "deepspeed-zero": deepspeed.zero_states, "deepspeed-universal": universal.universal_states, "dcp": dcp.dcp_states}
 
 
 def directory_kind(folder: pathlib.Path) -> str:
     if (folder / ".metadata").is_file():
         return "dcp"
-    if deepspeed.is_universal(folder):
+    if universal.is_universal(folder):
         return "deepspeed-universal"
     if deepspeed.is_zero(folder):
         return "deepspeed-zero"
@@ -112,6 +112,16 @@ def export(arguments: argparse.Namespace) -> list[str]:
             *(f"wrote {path}" for path in paths)]
 
 
+def printable(text: str) -> str:
+    """A name in a source may hold what a terminal obeys."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def complain(sentence: str) -> int:
+    print(f"shardmix-export: {printable(sentence)}", file=sys.stderr)
+    return 1
+
+
 def main() -> int:
     arguments = parser().parse_args()
     try:
@@ -120,11 +130,8 @@ def main() -> int:
         else:
             lines = export(arguments)
     except (Refused, OSError) as error:
-        print(f"shardmix-export: {error}", file=sys.stderr)
-        return 1
+        return complain(str(error))
     except Exception as error:  # a source that was made to end the reading elsewhere
-        print(f"shardmix-export: '{arguments.source}' can't be used ({type(error).__name__}: {str(error)[:200]})",
-              file=sys.stderr)
-        return 1
-    print("\n".join(lines))
+        return complain(f"'{arguments.source}' can't be used ({type(error).__name__}: {str(error)[:200]})")
+    print("\n".join(map(printable, lines)))
     return 0

@@ -91,6 +91,8 @@ def tensor_names(parameters: list[Parameter]) -> list[dict[str, str]]:
     names = []
     for number, parameter in enumerate(parameters):
         base = str(number) if parameter.name is None else parameter.name
+        if any("\ud800" <= c <= "\udfff" for c in base):
+            raise Refused(f"the parameter {base!r} has half of a character in its name, which no other program reads")
         own = {}
         for kind in parameter.tensors:
             name = base if kind == "weight" else f"{base}.{kind}"

@@ -1,23 +1,23 @@
 """Optimizers that keep their state by parameter, in torch's state_dict: torch.optim.AdamW, the AdEMAMix of the paper's
-authors, and the AdEMAMix of bitsandbytes."""
+authors, and AdamW and AdEMAMix of bitsandbytes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .packed import packed_moments, tensor
 from .refused import Refused
-from .states import DTYPES, Parameter, States, Value, lazy, number_of, step_of, value_of
+from .states import DTYPES, Parameter, States, Value, number_of, step_of, value_of
 
 QUANT = "__bnb_optimizer_quant_state__"  # under which bitsandbytes hides its state from FSDP
-BLOCK = 256  # elements that share a scale in bitsandbytes
+PACKED = {"state1", "state2", "step", "qmap1", "qmap2", "absmax1", "absmax2"}
 KINDS = {"torch-adamw": {"exp_avg", "exp_avg_sq", "step"},
          "ademamix": {"exp_avg_fast", "exp_avg_slow", "exp_avg_sq", "step"},
-         "bitsandbytes-ademamix": {"state1", "state2", "step", "qmap1", "qmap2", "absmax1", "absmax2"}}
+         "bitsandbytes-adamw": PACKED, "bitsandbytes-ademamix": PACKED}
 SOURCES = {"torch-adamw": "AdamW of PyTorch", "ademamix": "AdEMAMix with the names of the paper's reference code",
-           "bitsandbytes-ademamix": "AdEMAMix of bitsandbytes"}
+           "bitsandbytes-adamw": "AdamW of bitsandbytes", "bitsandbytes-ademamix": "AdEMAMix of bitsandbytes"}
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,21 @@ def flat(state: dict[str, Any]) -> dict[str, Any]:
 def kind_of(optimizer: dict[str, Any]) -> str | None:
     """Nothing where the states are of none that is known."""
     keys = common_state(optimizer)
-    for kind in ("torch-adamw", "ademamix", "bitsandbytes-ademamix"):
-        needed = {"torch-adamw": {"exp_avg", "exp_avg_sq"}, "ademamix": {"exp_avg_slow", "exp_avg_sq"},
-                  "bitsandbytes-ademamix": {"state1", "state2"}}[kind]
+    for kind, needed in (("torch-adamw", {"exp_avg", "exp_avg_sq"}), ("ademamix", {"exp_avg_slow", "exp_avg_sq"})):
         if needed <= keys:
             return kind
+    if {"state1", "state2"} <= keys:
+        return "bitsandbytes-ademamix" if has_beta3(optimizer) else "bitsandbytes-adamw"
     if "max_exp_avg_sq" in keys:
         return "torch-adamw"  # which refuses it, and says why
     return None
+
+
+def has_beta3(optimizer: dict[str, Any]) -> bool:
+    groups = optimizer["param_groups"]
+    first = groups[0] if isinstance(groups, (list, tuple)) and groups else None
+    betas = first.get("betas") if isinstance(first, dict) else None
+    return isinstance(betas, (list, tuple)) and len(betas) == 3
 
 
 def require_known(kind: str, state: dict[str, Any], name: str) -> None:
@@ -139,6 +146,11 @@ def adamw_group(group: dict[str, Any], which: str, decoupled: bool) -> dict[str,
             "weight_decay": number_of(group.get("weight_decay", 0), f"weight_decay of {which}")}
 
 
+def packed_adamw_group(group: dict[str, Any], which: str, _: bool) -> dict[str, Any]:
+    """In bitsandbytes Adam decouples weight decay too: it and AdamW are one kernel."""
+    return adamw_group(group, which, True)
+
+
 def ademamix_group(group: dict[str, Any], which: str, _: bool) -> dict[str, Any]:
     beta1, beta2, beta3 = betas_of(group, 3, which)
     entry = {"lr": number_of(group.get("lr"), f"lr of {which}"), "beta1": beta1, "beta2": beta2, "beta3": beta3,
@@ -153,53 +165,19 @@ def ademamix_group(group: dict[str, Any], which: str, _: bool) -> dict[str, Any]
 
 
 GROUPS = {"torch-adamw": ("adamw", adamw_group), "ademamix": ("ademamix", ademamix_group),
-          "bitsandbytes-ademamix": ("ademamix", ademamix_group)}
-
-
-def tensor(state: dict[str, Any], key: str, name: str) -> Any:
-    if not hasattr(state.get(key), "numel"):
-        raise Refused(f"'{name}' has no tensor {key}")
-    return state[key]
-
-
-def unpacked(state: dict[str, Any], number: int, name: str) -> Any:
-    """A state of bitsandbytes: fp32 as it is, or bytes that stand for entries of a table, scaled by blocks."""
-    import torch
-
-    values = tensor(state, f"state{number}", name)
-    if values.dtype != torch.uint8:
-        return values
-    table, scales = (tensor(state, f"{key}{number}", name) for key in ("qmap", "absmax"))
-    lead = values.shape[:1] if number == 1 else ()
-    elements = math.prod(values.shape[len(lead):])
-    blocks = -(-elements // BLOCK)
-    if table.shape != (256,) or scales.shape != (*lead, blocks) or {table.dtype, scales.dtype} != {torch.float32}:
-        raise Refused(f"'{name}' has bytes for state{number}, but no table of 256 and {blocks} scales of blocks of {BLOCK} "
-                      "elements (bitsandbytes' blockwise 8 bits)")
-    rows = values.reshape(*lead, elements).long()
-    return (table[rows] * scales.repeat_interleave(BLOCK, dim=-1)[..., :elements]).reshape(values.shape)
+          "bitsandbytes-adamw": ("adamw", packed_adamw_group), "bitsandbytes-ademamix": ("ademamix", ademamix_group)}
 
 
 def moments_of(kind: str, state: dict[str, Any], name: str, beta1: float) -> dict[str, Value]:
-    if kind == "bitsandbytes-ademamix":
-        import torch
-
-        first = tensor(state, "state1", name)
-        shape = tuple(tensor(state, "state2", name).shape)
-        if tuple(first.shape) != (2, *shape):
-            raise Refused(f"'{name}' has a state1 of shape {tuple(first.shape)} beside a state2 of shape {shape}: AdEMAMix "
-                          f"has m1 and m2 in it, {(2, *shape)}; it is of another optimizer")
-        found = {"m1": lazy(shape, torch.float32, lambda: unpacked(state, 1, name)[0], f"m1 of '{name}'"),
-                 "m2": lazy(shape, torch.float32, lambda: unpacked(state, 1, name)[1], f"m2 of '{name}'"),
-                 "v": lazy(shape, torch.float32, lambda: unpacked(state, 2, name), f"v of '{name}'")}
-        unpacked(state, 1, name), unpacked(state, 2, name)  # refuses what won't do before anything is written
+    if kind.startswith("bitsandbytes"):
+        found = packed_moments(state, name, kind == "bitsandbytes-ademamix")
     else:
         keys = {"torch-adamw": {"m1": "exp_avg", "v": "exp_avg_sq"},
                 "ademamix": {"m1": "exp_avg_fast", "m2": "exp_avg_slow", "v": "exp_avg_sq"}}[kind]
         if kind == "ademamix" and beta1 == 0 and "exp_avg_fast" not in state:
             del keys["m1"]  # it is the gradient
         found = {ours: value_of(tensor(state, theirs, name), f"{theirs} of '{name}'") for ours, theirs in keys.items()}
-    if kind != "torch-adamw" and beta1 == 0:
+    if "m2" in found and beta1 == 0:
         found.pop("m1", None)
     return found
 
@@ -326,7 +304,7 @@ def states_of(optimizer: dict[str, Any], model: dict[str, Any] | None, choices: 
         raise Refused(f"the optimizer keeps {', '.join(sorted(map(str, common_state(optimizer)))) or 'nothing'}, which is "
                       f"none of {', '.join(KINDS)}")
     slots = slots_of(optimizer)
-    if kind == "bitsandbytes-ademamix" and optimizer["state"]:
+    if kind.startswith("bitsandbytes") and optimizer["state"]:
         for slot in slots:  # its first versions keep the step in the group
             if slot.state and "step" not in slot.state:
                 slot.state["step"] = optimizer["param_groups"][slot.group].get("step")

@@ -10,12 +10,12 @@
 namespace shardmix::checkpoint {
 namespace {
 
-void require_names(const CheckpointInfo& info, const std::vector<ExportArray>& arrays) {
+void require_fit(const CheckpointInfo& info, const std::vector<ExportArray>& arrays) {
   std::set<std::string> paths;
   for (const ExportArray& array : arrays)
     paths.insert(array_path(info.parameters[array.parameter], array.state));
   for (const ExportArray& array : arrays) {
-    const std::string unfit = unfit_name(info.parameters[array.parameter], paths);
+    const std::string unfit = why_unfit(info.parameters[array.parameter], paths);
     if (!unfit.empty())
       throw CheckpointError(fmt::format("{}; export to safetensors instead", unfit));
   }
@@ -25,7 +25,7 @@ void require_names(const CheckpointInfo& info, const std::vector<ExportArray>& a
 
 void begin_hdf5(const std::filesystem::path& path, const CheckpointInfo& info,
                 std::vector<ExportArray>& arrays) {
-  require_names(info, arrays);
+  require_fit(info, arrays);
   Hdf5File file = Hdf5File::create(path);
   ParameterTree tree(file, info, "shardmix export");
   for (ExportArray& array : arrays) {

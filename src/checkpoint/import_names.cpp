@@ -100,8 +100,24 @@ void require_unambiguous(const std::vector<Found>& all, const Naming& naming) {
   }
 }
 
+using Metadata = std::map<std::string, std::string>;
+
+/// Files of one checkpoint agree; `said` is what those before say.
+void require_agreement(const Metadata& metadata, const SourceFile& file, Metadata& said) {
+  for (const char* key : {"updates", "slow_step", "rule", "hyper_parameters"}) {
+    const auto found = metadata.find(key);
+    if (found == metadata.end()) continue;
+    const auto [before, is_new] = said.insert(*found);
+    if (is_new || before->second == found->second) continue;
+    throw CheckpointError(
+        fmt::format("'{}' has in its metadata the {} '{}', but a file before it '{}'; are they of "
+                    "one checkpoint?",
+                    file.path.string(), key, found->second, before->second));
+  }
+}
+
 /// What shardmix's own exports, and perhaps others, say beside the tensors.
-void take_metadata(const std::map<std::string, std::string>& metadata, const SourceFile& file,
+void take_metadata(const Metadata& metadata, const SourceFile& file, Metadata& said,
                    ImportSource& source) {
   const auto number = [&](const char* key) -> std::optional<std::int64_t> {
     const auto found = metadata.find(key);
@@ -119,9 +135,10 @@ void take_metadata(const std::map<std::string, std::string>& metadata, const Sou
     source.steps.push_back({*step, fmt::format("the metadata of '{}'", file.path.string())});
   const auto writer = metadata.find("writer");
   if (writer == metadata.end() || !writer->second.starts_with("shardmix ")) return;
+  require_agreement(metadata, file, said);
   source.origin = writer->second;
-  source.updates = number("updates");
-  source.slow_step = number("slow_step");
+  if (const auto updates = number("updates")) source.updates = updates;
+  if (const auto slow_step = number("slow_step")) source.slow_step = slow_step;
   if (const auto rule = metadata.find("rule"); rule != metadata.end()) {
     source.rule = rule->second;
     if (const auto numbers = metadata.find("hyper_parameters"); numbers != metadata.end())
@@ -166,6 +183,7 @@ ImportSource match_names(const std::vector<fs::path>& files, const Naming& namin
   ImportSource source;
   std::vector<Found> all;
   std::set<std::string> names;
+  Metadata said;
   for (const fs::path& path : files) {
     auto [file, header] = open_source_file(path);
     for (SafetensorsTensor& tensor : header.tensors) {
@@ -177,7 +195,7 @@ ImportSource match_names(const std::vector<fs::path>& files, const Naming& namin
       else
         all.push_back({meaning, {.file = source.files.size(), .tensor = std::move(tensor)}});
     }
-    take_metadata(header.metadata, file, source);
+    take_metadata(header.metadata, file, said, source);
     source.files.push_back(std::move(file));
   }
   require_unambiguous(all, naming);

@@ -13,6 +13,7 @@
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"
 #include "checkpoint/values.hpp"
+#include "layout/utf8.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::checkpoint {
@@ -82,6 +83,10 @@ std::vector<std::string> final_names(ImportSource& source, const PlanOptions& op
   std::set<std::string> seen;
   for (const std::string& name : names) {
     if (name.empty()) throw CheckpointError("a parameter has an empty name");
+    if (!layout::is_utf8(name)) {  // a list of names, or a pattern that cuts one, may hold it
+      throw CheckpointError(
+          fmt::format("the name '{}' of a parameter isn't UTF-8", layout::in_ascii(name)));
+    }
     if (!seen.insert(name).second)
       throw CheckpointError(fmt::format("two parameters have the name '{}'", name));
   }

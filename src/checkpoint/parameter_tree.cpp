@@ -40,12 +40,16 @@ std::string array_path(const CheckpointParameter& parameter, std::string_view st
   return fmt::format("{}/{}", group_path(parameter), state);
 }
 
-std::string unfit_name(const CheckpointParameter& parameter, const std::set<std::string>& arrays) {
+std::string why_unfit(const CheckpointParameter& parameter, const std::set<std::string>& arrays) {
   if (!is_path(parameter.name)) {
     return fmt::format(
         "HDF5 can't have the name of a parameter in which a part between slashes is empty or '.', "
         "or with a zero byte: '{}'",
         parameter.name);
+  }
+  if (parameter.shape.size() > H5S_MAX_RANK) {
+    return fmt::format("HDF5 can't have the {} extents of the parameter '{}': {} at most",
+                       parameter.shape.size(), parameter.name, H5S_MAX_RANK);
   }
   // A name may lie below another one's group, but not below its array.
   for (const std::string& group : steps_to(group_path(parameter))) {

@@ -20,8 +20,8 @@ namespace shardmix::checkpoint {
 
 /// Why HDF5 can't have this parameter's arrays beside the others; "" where it can. `arrays` are the
 /// paths of all of them.
-[[nodiscard]] std::string unfit_name(const CheckpointParameter& parameter,
-                                     const std::set<std::string>& arrays);
+[[nodiscard]] std::string why_unfit(const CheckpointParameter& parameter,
+                                    const std::set<std::string>& arrays);
 
 /// Writes the groups and the attributes of the file.
 class ParameterTree {

@@ -64,7 +64,7 @@ Rule unchecked_rule_from(std::string_view name, const nlohmann::json& json) {
   Group numbers;
   for (const auto& [key, value] : json.items()) {
     if (key == "lr")
-      std::visit([&](auto& r) { r.lr = schedule_from(value); }, rule);
+      std::visit([lr = schedule_from(value)](auto& r) { r.lr = lr; }, rule);
     else if (!set_length(rule, key, value))
       numbers.hyper_parameters[key] = number_from(value, key);
   }

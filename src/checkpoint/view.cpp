@@ -65,7 +65,7 @@ void write_structures(const fs::path& path, const CheckpointInfo& info,
   nlohmann::json left_out = nlohmann::json::array();
   for (std::size_t p = 0; p < info.parameters.size(); ++p) {
     const CheckpointParameter& parameter = info.parameters[p];
-    if (!unfit_name(parameter, paths).empty()) {
+    if (!why_unfit(parameter, paths).empty()) {
       left_out.push_back(parameter.name);
       continue;
     }

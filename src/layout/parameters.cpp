@@ -6,16 +6,36 @@
 #include <algorithm>
 #include <cmath>
 
+#include "layout/utf8.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix {
 namespace {
 
+void require_utf8(const std::string& name) {
+  if (layout::is_utf8(name)) return;
+  throw ConfigError(
+      fmt::format("the name '{}' of a parameter isn't UTF-8", layout::in_ascii(name)));
+}
+
+/// elements() multiplies in order, whatever extent of 0 comes later.
+bool has_too_many(const std::vector<std::int64_t>& shape) {
+  std::int64_t product = 1;
+  return std::ranges::any_of(shape, [&](std::int64_t extent) {
+    return extent > 0 && __builtin_mul_overflow(product, extent, &product);
+  });
+}
+
 void require_sound(const std::string& name, const std::vector<std::int64_t>& shape,
                    const Group& group) {
   if (name.empty()) throw ConfigError("a parameter was added without a name");
+  require_utf8(name);
   if (std::ranges::any_of(shape, [](std::int64_t extent) { return extent < 0; })) {
     throw ConfigError(fmt::format("parameter '{}' has the shape ({}): an extent can't be negative",
+                                  name, fmt::join(shape, ", ")));
+  }
+  if (has_too_many(shape)) {
+    throw ConfigError(fmt::format("parameter '{}' has the shape ({}): more than 2^63 elements",
                                   name, fmt::join(shape, ", ")));
   }
   if (!(std::isfinite(group.lr_scale) && group.lr_scale >= 0.0)) {
@@ -53,6 +73,7 @@ void Parameters::add(std::string name, std::vector<std::int64_t> shape, DType dt
 
 void Parameters::tie(std::string alias, std::string_view name) {
   const std::size_t i = index(name);
+  require_utf8(alias);
   if (alias.empty() || find(alias)) {
     throw ConfigError(
         fmt::format("'{}' can't become a second name of '{}': it is empty or taken", alias, name));

@@ -15,15 +15,16 @@ namespace {
 namespace fs = std::filesystem;
 using Begin = void (*)(const fs::path&, const CheckpointInfo&, std::vector<ExportArray>&);
 
-/// Makes a file with master and m1 of parameters of these names and 2 x 3 elements. Returns the
+/// Makes a file with master and m1 of parameters of these names and this shape. Returns the
 /// offsets.
-std::vector<std::int64_t> begin_with(Begin begin, const std::vector<std::string>& names) {
+std::vector<std::int64_t> begin_with(Begin begin, const std::vector<std::string>& names,
+                                     const std::vector<std::int64_t>& shape = {2, 3}) {
   CheckpointInfo info{.rule = "adamw", .rule_json = "{}"};
   std::vector<ExportArray> arrays;
   for (const std::string& name : names) {
     for (const char* state : {"master", "m1"})
       arrays.push_back({.parameter = info.parameters.size(), .state = state});
-    info.parameters.push_back({.name = name, .shape = {2, 3}});
+    info.parameters.push_back({.name = name, .shape = shape});
   }
   const fs::path path = fs::temp_directory_path() / ("shardmix-export-" + std::to_string(getpid()));
   fs::remove(path);
@@ -34,9 +35,10 @@ std::vector<std::int64_t> begin_with(Begin begin, const std::vector<std::string>
   return offsets;
 }
 
-std::string error_of(Begin begin, const std::vector<std::string>& names) {
+std::string error_of(Begin begin, const std::vector<std::string>& names,
+                     const std::vector<std::int64_t>& shape = {2, 3}) {
   try {
-    (void)begin_with(begin, names);
+    (void)begin_with(begin, names, shape);
   } catch (const CheckpointError& error) {
     return error.what();
   }
@@ -63,6 +65,14 @@ TEST(ExportNames, ThatHdf5CannotHave) {
   EXPECT_NE(error_of(&begin_hdf5, {"a", "a/master"}).find("'/parameters/a/master'"),
             std::string::npos);
   EXPECT_NE(error_of(&begin_hdf5, {"a/m1", "a"}).find("'/parameters/a/m1'"), std::string::npos);
+}
+
+TEST(ExportNames, ShapesThatHdf5CannotHave) {
+  const std::vector<std::int64_t> deep(33, 1);
+  EXPECT_NE(error_of(&begin_hdf5, {"a"}, deep).find("33 extents of the parameter 'a'"),
+            std::string::npos);
+  EXPECT_EQ(error_of(&begin_safetensors, {"a"}, deep), "no error");
+  EXPECT_EQ(error_of(&begin_hdf5, {"a"}, std::vector<std::int64_t>(32, 1)), "no error");
 }
 
 TEST(ExportNames, ThatSafetensorsCannotHave) {

@@ -102,5 +102,19 @@ TEST_F(ViewTest, IsLeftOutWhereItWouldTakeTooLong) {
   EXPECT_TRUE(verify_checkpoint(saved).is_good());
 }
 
+TEST_F(ViewTest, ShapesThatHdf5CannotHaveAreLeftOut) {
+  Parameters parameters;
+  parameters.add("deepest", std::vector<std::int64_t>(32, 1), fp32);
+  parameters.add("too deep", std::vector<std::int64_t>(33, 1), fp32);
+  ShardedOptimizer optimizer(runtime_, parameters, AdamW{});
+  testing::start(optimizer);
+  const auto saved = Checkpoints(runtime_, directory_.path()).save(optimizer);
+  if (runtime_.rank() != 0) return;
+  EXPECT_TRUE(verify_checkpoint(saved).is_good());
+  const std::string view = bytes_of(saved / view_name);
+  EXPECT_NE(view.find("[\"too deep\"]"), std::string::npos);  // the attribute left_out
+  EXPECT_NE(view.find("deepest"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace shardmix::checkpoint

@@ -131,6 +131,8 @@ class Usage(Tool):
         self.tool(self.directory, self.directory / "out", says="no checkpoint that is known")
         (self.directory / "latest").write_text("../elsewhere")
         self.tool(self.directory, self.directory / "out", says="isn't a folder in it")
+        (self.directory / "latest").write_text("../\x1b[31m\nred")
+        self.tool(self.directory, self.directory / "out", says=r"'../\x1b[31m\nred'")  # no orders to the terminal
 
     @unittest.skipIf(HAS_TORCH, "PyTorch is here")
     def test_without_torch(self):
@@ -304,6 +306,18 @@ class TorchFiles(Tool):
         self.refused({"optimizer": self.good()["optimizer"]}, "--model FILE")
         self.refused({"a": self.good()["optimizer"], **self.good()}, "--optimizer-key")
         self.refused([1, 2], "no optimizer")
+        changed = self.good()
+        changed["model"] = {"\ud800": torch.ones(4, 5)}
+        changed["optimizer"]["param_groups"][0]["param_names"] = ["\ud800"]
+        self.refused(changed, "half of a character")
+
+    def test_names_that_a_terminal_obeys(self):
+        import torch
+
+        changed = self.good()
+        changed["model"]["\x1b[31m\n\u202e"] = torch.ones(1)
+        torch.save(changed, self.directory / "x.pt")
+        self.assertIn(r"hasn't them: \x1b[31m\n\u202e;", self.tool(self.directory / "x.pt", self.directory / "out", code=0))
 
 
 @unittest.skipUnless(HAS_TORCH, "needs PyTorch")

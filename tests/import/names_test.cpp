@@ -110,6 +110,31 @@ TEST_F(ImportNames, MetadataOfShardmixSaysTheRule) {
   EXPECT_NE(refusal({one("a")}, "", {{"step", "1e3"}}).find("'1e3'"), std::string::npos);
 }
 
+TEST_F(ImportNames, FilesOfOneCheckpointAgree) {
+  const auto refusal_of = [&](const std::string& key, const std::string& first,
+                              const std::string& second) -> std::string {
+    std::vector<fs::path> paths;
+    for (const std::string& text : {first, second}) {
+      nlohmann::json metadata{{"writer", "shardmix 0.1.0"}};
+      if (!text.empty()) metadata[key] = text;
+      const std::string name = std::to_string(getpid()) + "." + std::to_string(paths.size());
+      paths.push_back(directory_.path() / name);
+      testing::write_tensors(paths.back(), {one(name)}, metadata);
+    }
+    try {
+      const ImportSource source = match_names(paths, naming_from(""));
+      return key == "updates" ? std::to_string(source.updates.value_or(0)) : "accepted";
+    } catch (const CheckpointError& error) {
+      return error.what();
+    }
+  };
+  EXPECT_EQ(refusal_of("updates", "7", "7"), "7");
+  EXPECT_EQ(refusal_of("updates", "7", ""), "7");
+  for (const char* key : {"updates", "slow_step"})
+    EXPECT_NE(refusal_of(key, "7", "8").find("one checkpoint"), std::string::npos) << key;
+  EXPECT_NE(refusal_of("rule", "adamw", "lion").find("'lion', but"), std::string::npos);
+}
+
 TEST(ImportNaming, IsReadStrictly) {
   EXPECT_EQ(naming_from("").at("m1").size(), 3U);
   EXPECT_EQ(naming_from("m1=x.NAME").at("m1"), std::vector<std::string>{"x.NAME"});

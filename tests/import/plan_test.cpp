@@ -138,6 +138,16 @@ TEST(ImportPlan, ParametersWithoutMoments) {
             std::string::npos);
 }
 
+TEST(ImportPlan, NamesAreUtf8) {
+  const auto rename = [](const std::string& name) {
+    return refusal([&](ImportSource& s) { s.parameters[0].name = name; });
+  };
+  EXPECT_EQ(rename("\xc3\xa9"), "accepted");
+  EXPECT_EQ(rename("\xef\xbf\xbd"), "accepted");  // the mark of replacement itself
+  for (const char* wrong : {"\xc3", "a\xff", "\xa9", "\xed\xa0\x80"})
+    EXPECT_NE(rename(wrong).find("isn't UTF-8"), std::string::npos) << wrong;
+}
+
 TEST(ImportPlan, NamesComeFromAListOnlyWhereThereIsAnOrder) {
   const PlanOptions list{.names = {"x", "y"}};
   EXPECT_NE(refusal([](ImportSource&) {}, list).find("needs a source whose parameters have an"),

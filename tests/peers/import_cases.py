@@ -1,7 +1,8 @@
 """Real files of real libraries for import_peers.py, and what they must come to.
 
 Each case writes what its library writes after a few steps into a folder, and returns where, the options that the export
-needs, and the truth: for each parameter the weights, master weights and moments as the library itself holds them.
+needs, the truth (for each parameter the weights, master weights and moments as the library itself holds them), and the
+weights after further steps.
 """
 
 from __future__ import annotations
@@ -17,58 +18,20 @@ from typing import Any
 
 import torch
 
-STEPS = 6
+from import_models import STEPS, further_gradients, groups, model, random_gradients
+
 HERE = pathlib.Path(__file__).resolve().parent
 Truth = dict[str, dict[str, torch.Tensor]]
-GoOn = Callable[[list[dict[str, torch.Tensor]]], dict[str, torch.Tensor]]
+Weights = dict[str, torch.Tensor]
 
 
 @dataclass
 class Case:
     source: pathlib.Path
     truth: Truth  # of "master", "m1", "m2", "v"
+    after: Weights  # of the library's own further steps
     options: list[str] = field(default_factory=list)
     group_of: dict[str, int] = field(default_factory=dict)  # where there are several
-    # The library's own next steps, from given gradients of each step: the weights after them.
-    go_on: GoOn | None = None
-
-
-class Model(torch.nn.Module):
-    """Odd sizes, a tied weight, a frozen layer and a buffer; one parameter is large enough for 8-bit states."""
-
-    def __init__(self, extras: bool = True) -> None:
-        super().__init__()
-        self.embedding = torch.nn.Embedding(151, 61)
-        self.linear = torch.nn.Linear(61, 17)
-        self.norm = torch.nn.LayerNorm(61)
-        if extras:
-            self.frozen = torch.nn.Linear(3, 5).requires_grad_(False)
-            self.register_buffer("buffer", torch.ones(4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.norm(self.embedding(x))).float().square().mean()
-
-    def trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-
-def model(dtype: torch.dtype = torch.float32, extras: bool = False) -> Model:
-    torch.manual_seed(0)
-    return Model(extras).to(dtype)
-
-
-def groups(named: dict[str, Any], with_names: bool) -> list[dict[str, Any]]:
-    """Decay for matrices alone, as usual."""
-    def those(test: Callable[[torch.Tensor], bool]) -> list[Any]:
-        return [(name, p) if with_names else p for name, p in named.items() if test(p)]
-
-    return [{"params": those(lambda p: p.dim() > 1), "weight_decay": 0.1},
-            {"params": those(lambda p: p.dim() <= 1), "weight_decay": 0.0, "lr": 5e-3}]
-
-
-def random_gradients(named: dict[str, torch.Tensor], seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(p.shape, generator=generator).to(dtype) for name, p in named.items()}
 
 
 def take_steps(optimizer: Any, named: dict[str, torch.Tensor], gradients: list[dict[str, torch.Tensor]]) -> None:
@@ -81,10 +44,6 @@ def take_steps(optimizer: Any, named: dict[str, torch.Tensor], gradients: list[d
 def trained(optimizer: Any, named: dict[str, torch.Tensor]) -> None:
     take_steps(optimizer, named, [random_gradients(named, seed, next(iter(named.values())).dtype)
                                   for seed in range(STEPS)])
-
-
-def weights(named: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in named.items()}
 
 
 def torch_adamw(dtype: torch.dtype, with_names: bool, many: bool) -> Callable[[pathlib.Path], Case]:
@@ -104,31 +63,29 @@ def torch_adamw(dtype: torch.dtype, with_names: bool, many: bool) -> Callable[[p
             (folder / "names").write_text("".join(f"{name}\n" for name in order))
             options = ["--names", str(folder / "names")]
 
+        before = copied(truth)
         # In bf16 torch rounds weights and moments to 8 bits in each step: what is compared is its AdamW in fp32 then.
-        go_on = in_fp32(copied(truth), many) if dtype != torch.float32 else further(optimizer, named)
-        return Case(folder / "checkpoint.pt", copied(truth), options,
-                    {name: int(many and p.dim() <= 1) for name, p in named.items()}, go_on)
+        after = further(optimizer, named) if dtype == torch.float32 else in_fp32(before, dtype, many)
+        return Case(folder / "checkpoint.pt", before, after, options,
+                    {name: int(many and p.dim() <= 1) for name, p in named.items()})
 
     return make
 
 
-def further(optimizer: Any, named: dict[str, torch.nn.Parameter]) -> GoOn:
-    def go_on(gradients: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        take_steps(optimizer, named, gradients)
-        return weights(named)
-
-    return go_on
+def further(optimizer: Any, named: dict[str, torch.nn.Parameter], dtype: torch.dtype = torch.float32) -> Weights:
+    take_steps(optimizer, named, further_gradients(named, dtype))
+    return {name: p.detach().clone() for name, p in named.items()}
 
 
-def in_fp32(truth: Truth, many: bool = True) -> GoOn:
-    """torch's AdamW in fp32, from the states that are there."""
+def in_fp32(truth: Truth, dtype: torch.dtype, many: bool) -> Weights:
+    """torch's AdamW in fp32, from the states that are there, with gradients in `dtype`."""
     named = {name: torch.nn.Parameter(states["master"].float().clone()) for name, states in truth.items()}
     optimizer = torch.optim.AdamW(groups(named, False) if many else list(named.values()), lr=1e-2,
                                   weight_decay=0.1)
     for name, p in named.items():
         optimizer.state[p] = {"step": torch.tensor(float(STEPS)), "exp_avg": truth[name]["m1"].float().clone(),
                               "exp_avg_sq": truth[name]["v"].float().clone()}
-    return further(optimizer, named)
+    return further(optimizer, named, dtype)
 
 
 def copied(truth: Truth) -> Truth:
@@ -136,8 +93,8 @@ def copied(truth: Truth) -> Truth:
 
 
 class PaperAdEMAMix(torch.optim.Optimizer):
-    """The update as the paper has it, with the names of its reference code: m1 and v corrected, m2 not, eps outside of the
-    root, decay decoupled, alpha growing linearly and beta3 linearly in its half-life."""
+    """The update as the paper has it, with the names of its reference code: m1 and v corrected, m2 not, eps outside of
+    the root, decay decoupled, alpha growing linearly and beta3 linearly in its half-life."""
 
     def __init__(self, params: Any, **numbers: Any) -> None:
         super().__init__(params, {"lr": 1e-3, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "beta3_warmup": None,
@@ -181,78 +138,99 @@ def ademamix(folder: pathlib.Path) -> Case:
     truth = {name: {"master": p, "m1": optimizer.state[p]["exp_avg_fast"], "m2": optimizer.state[p]["exp_avg_slow"],
                     "v": optimizer.state[p]["exp_avg_sq"]} for name, p in named.items()}
 
-    return Case(folder / "optimizer.pt", copied(truth),
+    return Case(folder / "optimizer.pt", copied(truth), further(optimizer, named),
                 ["--model", str(folder / "model.pt"), "--names", str(folder / "names")],
-                {name: int(p.dim() <= 1) for name, p in named.items()}, further(optimizer, named))
+                {name: int(p.dim() <= 1) for name, p in named.items()})
 
 
-def bitsandbytes(bits: int) -> Callable[[pathlib.Path], Case]:
+def bitsandbytes(rule: str, bits: int) -> Callable[[pathlib.Path], Case]:
     def make(folder: pathlib.Path) -> Case:
         import bitsandbytes
-        from bitsandbytes.functional import dequantize_blockwise
 
         network = model()
         named = network.trained()
-        optimizer = bitsandbytes.optim.AdEMAMix(list(named.values()), lr=1e-2, optim_bits=bits, weight_decay=0.1)
+        optimizer = getattr(bitsandbytes.optim, rule)(list(named.values()), lr=1e-2, optim_bits=bits, weight_decay=0.1)
         trained(optimizer, named)
         torch.save({"model": network.state_dict(), "optimizer": optimizer.state_dict()}, folder / "checkpoint.pt")
-
-        def unpacked(values: torch.Tensor, state: dict[str, Any], number: int, part: Any) -> torch.Tensor:
-            if values.dtype != torch.uint8:
-                return values[part] if part is not None else values
-            scales = state[f"absmax{number}"]
-            return dequantize_blockwise(values[part] if part is not None else values,
-                                        absmax=scales[part] if part is not None else scales,
-                                        code=state[f"qmap{number}"], blocksize=256)
-
-        truth = {}
-        for name, p in named.items():
-            state = optimizer.state[p]
-            truth[name] = {"master": p, "m1": unpacked(state["state1"], state, 1, 0),
-                           "m2": unpacked(state["state1"], state, 1, 1), "v": unpacked(state["state2"], state, 2, None)}
+        truth = {name: {"master": p} | unpacked(optimizer.state[p], p.shape) for name, p in named.items()}
         assert bits == 32 or any(optimizer.state[p]["state1"].dtype == torch.uint8 for p in named.values())
-        return Case(folder / "checkpoint.pt", copied(truth))  # its next steps decay and quantise in an order of their own
+        return Case(folder / "checkpoint.pt", copied(truth), further(optimizer, named))
 
     return make
 
 
-def ranks(kind: str, *arguments: str) -> Callable[[pathlib.Path], Case]:
-    """Two processes that train on gloo: import_ranks.py."""
+def unpacked(state: dict[str, Any], shape: torch.Size) -> dict[str, torch.Tensor]:
+    """The moments of a parameter in bitsandbytes, by its own function where they have 8 bits."""
+    from bitsandbytes.functional import dequantize_blockwise
+
+    def number(which: int, part: Any) -> torch.Tensor:
+        values = state[f"state{which}"][part]
+        if values.dtype != torch.uint8:
+            return values
+        return dequantize_blockwise(values, absmax=state[f"absmax{which}"][part], code=state[f"qmap{which}"], blocksize=256)
+
+    firsts = {"m1": number(1, 0), "m2": number(1, 1)} if state["state1"].shape != shape else {"m1": number(1, ...)}
+    return firsts | {"v": number(2, ...)}
+
+
+def ranks(kind: str, *arguments: str, count: int = 2) -> Callable[[pathlib.Path], Case]:
+    """Processes that train on gloo: import_ranks.py."""
     def make(folder: pathlib.Path) -> Case:
-        environment = {**os.environ, "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo",
+        environment = {**os.environ, "WORLD_SIZE": str(count), "LOCAL_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo",
                        "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         processes = []
-        for rank in range(2):
+        for rank in range(count):
             with open(folder / f"log{rank}", "w", encoding="utf-8") as log:
                 processes.append(subprocess.Popen(
                     [sys.executable, str(HERE / "import_ranks.py"), kind, str(folder), *arguments],
                     env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=log, stderr=log))
-        if any([process.wait(timeout=400) for process in processes]):
-            raise RuntimeError((folder / "log0").read_text()[-2000:])
+        codes = [process.wait(timeout=400) for process in processes]
+        if any(codes):
+            first = next(rank for rank, code in enumerate(codes) if code)
+            raise RuntimeError(f"rank {first} ended with {codes[first]}: {(folder / f'log{first}').read_text()[-2000:]}")
         truth = torch.load(folder / "truth.pt", weights_only=True)
-        many = kind != "megatron"
-        options = ["--decoupled-weight-decay"] if "cpu-adam" in arguments or kind == "megatron" else []
-        return Case(folder / ("universal" if "universal" in arguments else "saved"), truth, options,
-                    {name: int(many and states["master"].dim() <= 1) for name, states in truth.items()}, in_fp32(truth, many))
+        many = kind not in ("megatron", "imitated")
+        own = kind not in ("pipeline", "imitated")
+        after = torch.load(folder / "after.pt", weights_only=True) if own else in_fp32(truth, torch.bfloat16, many)
+        options = ["--decoupled-weight-decay"] if "cpu-adam" in arguments or kind == "imitated" else []
+        universal = kind in ("sliced", "pipeline") or "universal" in arguments
+        return Case(folder / ("universal" if universal else "saved"), truth, after, options,
+                    {name: int(many and states["master"].dim() <= 1) for name, states in truth.items()})
 
     return make
 
 
-CASES = {
-    "torch AdamW fp32, a group, names": torch_adamw(torch.float32, True, False),
-    "torch AdamW fp32, a group, no names": torch_adamw(torch.float32, False, False),
-    "torch AdamW fp32, 2 groups, names": torch_adamw(torch.float32, True, True),
-    "torch AdamW fp32, 2 groups, no names": torch_adamw(torch.float32, False, True),
-    "torch AdamW bf16, 2 groups, names": torch_adamw(torch.bfloat16, True, True),
-    "DeepSpeed ZeRO-1 bf16, torch AdamW": ranks("deepspeed", "1", "bf16", "torch"),
-    "DeepSpeed ZeRO-2 bf16, torch AdamW": ranks("deepspeed", "2", "bf16", "torch"),
-    "DeepSpeed ZeRO-2 fp32, CPUAdam": ranks("deepspeed", "2", "fp32", "cpu-adam"),
-    "DeepSpeed ZeRO-2 bf16, round robin": ranks("deepspeed", "2", "bf16", "torch", "round-robin"),
-    "DeepSpeed universal": ranks("deepspeed", "2", "bf16", "torch", "universal"),
-    "FSDP2, torch.distributed.checkpoint": ranks("fsdp", "nested"),
-    "FSDP2, flat names": ranks("fsdp", "flat"),
-    "Megatron-core's names, torch's writer": ranks("megatron"),
-    "AdEMAMix of the paper": ademamix,
-    "bitsandbytes AdEMAMix 32 bits": bitsandbytes(32),
-    "bitsandbytes AdEMAMix 8 bits": bitsandbytes(8),
+# And how far the weights may be from the library's after its further steps: in ulp of the tensor's largest weight; or,
+# with "%", in hundredths of its largest update; or that the export must refuse it.
+CASES: dict[str, tuple[Callable[[pathlib.Path], Case], str]] = {
+    "torch AdamW fp32, a group, names": (torch_adamw(torch.float32, True, False), "16"),
+    "torch AdamW fp32, a group, no names": (torch_adamw(torch.float32, False, False), "16"),
+    "torch AdamW fp32, 2 groups, names": (torch_adamw(torch.float32, True, True), "10"),
+    "torch AdamW fp32, 2 groups, no names": (torch_adamw(torch.float32, False, True), "10"),
+    "torch AdamW bf16, 2 groups, names": (torch_adamw(torch.bfloat16, True, True), "10"),
+    "DeepSpeed ZeRO-1 bf16, torch AdamW": (ranks("deepspeed", "1", "bf16", "torch"), "8"),
+    "DeepSpeed ZeRO-2 bf16, torch AdamW": (ranks("deepspeed", "2", "bf16", "torch"), "8"),
+    "DeepSpeed ZeRO-2 bf16, CPUAdam": (ranks("deepspeed", "2", "bf16", "cpu-adam"), "16"),
+    "DeepSpeed ZeRO-1 fp32, torch AdamW": (ranks("deepspeed", "1", "fp32", "torch"), "8"),
+    "DeepSpeed ZeRO-2 fp32, CPUAdam": (ranks("deepspeed", "2", "fp32", "cpu-adam"), "16"),
+    "DeepSpeed ZeRO-1 fp16, torch AdamW": (ranks("deepspeed", "1", "fp16", "torch"), "8"),
+    "DeepSpeed ZeRO-2 fp16, CPUAdam": (ranks("deepspeed", "2", "fp16", "cpu-adam"), "16"),
+    "DeepSpeed ZeRO-2 bf16, round robin": (ranks("deepspeed", "2", "bf16", "torch", "round-robin"), "refused"),
+    "DeepSpeed universal": (ranks("deepspeed", "2", "bf16", "torch", "universal"), "8"),
+    "DeepSpeed universal, round robin": (ranks("deepspeed", "2", "bf16", "torch", "round-robin", "universal"),
+                                         "refused"),
+    "DeepSpeed universal, ZeRO-3": (ranks("deepspeed", "3", "bf16", "torch", "universal"), "8"),
+    "DeepSpeed universal, 2 slices": (ranks("sliced", "2", "fp32"), "10"),
+    "DeepSpeed universal, 2 slices x 2": (ranks("sliced", "1", "bf16", count=4), "10"),
+    "DeepSpeed universal, 2 stages x 2": (ranks("pipeline", count=4), "8"),
+    "DeepSpeed universal, slices, round robin": (ranks("sliced", "2", "bf16", "round-robin", count=4), "refused"),
+    "FSDP2, torch.distributed.checkpoint": (ranks("fsdp", "nested"), "8"),
+    "FSDP2, flat names": (ranks("fsdp", "flat"), "8"),
+    "Megatron-core fp32": (ranks("megatron"), "10"),
+    "Megatron-core's names, torch's writer": (ranks("imitated"), "8"),
+    "AdEMAMix of the paper": (ademamix, "8"),
+    "bitsandbytes AdEMAMix 32 bits": (bitsandbytes("AdEMAMix", 32), "12"),
+    "bitsandbytes AdEMAMix 8 bits": (bitsandbytes("AdEMAMix", 8), "5%"),
+    "bitsandbytes AdamW 32 bits": (bitsandbytes("AdamW", 32), "12"),
+    "bitsandbytes AdamW 8 bits": (bitsandbytes("AdamW", 8), "5%"),
 }

@@ -1,10 +1,13 @@
-"""A rank of two that train on gloo and save as their library does, for import_cases.py.
+"""A rank of those that train on gloo and save as their library does, for import_cases.py.
 
     import_ranks.py deepspeed FOLDER STAGE DTYPE OPTIMIZER [round-robin] [universal]
+    import_ranks.py sliced FOLDER STAGE DTYPE [round-robin]
+    import_ranks.py pipeline FOLDER
     import_ranks.py fsdp FOLDER nested|flat
-    import_ranks.py megatron FOLDER
+    import_ranks.py megatron|imitated FOLDER
 
-What rank 0 writes into truth.pt comes from the library: DeepSpeed's own converter, or FSDP's gathered tensors.
+What rank 0 writes comes from the library: truth.pt holds weights and moments as they were saved, after.pt the weights
+that the library itself came to in its next ten steps, with gradients that are the same on all ranks.
 """
 
 from __future__ import annotations
@@ -13,68 +16,36 @@ import datetime
 import os
 import pathlib
 import sys
-from typing import Any
 
 import torch
 
-from import_cases import STEPS, groups, model
+import import_deepspeed
+import import_megatron
+import import_pipeline
+import import_sliced
+from import_models import STEPS, further_gradients, groups, model
 
 RANK = int(os.environ["RANK"])
 
 
 def start(folder: pathlib.Path) -> torch.Generator:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=RANK, world_size=2,
-                                         timeout=datetime.timedelta(minutes=5))
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=RANK,
+                                         world_size=int(os.environ["WORLD_SIZE"]), timeout=datetime.timedelta(minutes=5))
     return torch.Generator().manual_seed(RANK)
 
 
-def batch(generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(0, 151, (4, 8), generator=generator)
+def deepspeed(folder: pathlib.Path, *arguments: str) -> None:
+    import_deepspeed.trained_engine(folder, start(folder), *arguments)
 
 
-def deepspeed(folder: pathlib.Path, stage: str, dtype: str, kind: str, *more: str) -> None:
-    generator = start(folder)
-    import deepspeed
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    network = model(extras=True)
-    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": 4, "gradient_clipping": 1.0,
-                              "zero_optimization": {"stage": int(stage), "round_robin_gradients": "round-robin" in more}}
-    if dtype != "fp32":
-        config[dtype] = {"enabled": True}
-    make = torch.optim.AdamW if kind == "torch" else DeepSpeedCPUAdam
-    engine, *_ = deepspeed.initialize(model=network, optimizer=make(groups(network.trained(), False), lr=1e-2),
-                                      config=config)
-    for _ in range(STEPS):
-        engine.backward(engine(batch(generator)))
-        engine.step()
-    engine.save_checkpoint(str(folder / "saved"), tag="last")
-    torch.distributed.barrier()
-    if RANK == 0:
-        convert(folder, network)
-    torch.distributed.barrier()
+def sliced(folder: pathlib.Path, *arguments: str) -> None:
+    start(folder)
+    import_sliced.trained_slices(folder, *arguments)
 
 
-def convert(folder: pathlib.Path, network: Any) -> None:
-    """By DeepSpeed's own converter, which reads the files in a way of its own."""
-    import argparse
-
-    from deepspeed.checkpoint import ds_to_universal
-
-    arguments = argparse.Namespace(input_folder=str(folder / "saved/last"), output_folder=str(folder / "universal"),
-                                   num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True,
-                                   inject_missing_state=True)
-    ds_to_universal.main(arguments)
-    truth = {}
-    for name, p in network.trained().items():
-        at = folder / "universal" / "zero" / name
-
-        def read(state: str) -> torch.Tensor:
-            return torch.load(at / f"{state}.pt", weights_only=False)["param"].float().reshape(p.shape).clone()
-
-        truth[name] = {"master": read("fp32"), "m1": read("exp_avg"), "v": read("exp_avg_sq")}
-    torch.save(truth, folder / "truth.pt")
+def pipeline(folder: pathlib.Path) -> None:
+    import_pipeline.trained_pipeline(folder, start(folder))
 
 
 def fsdp(folder: pathlib.Path, form: str) -> None:
@@ -89,21 +60,31 @@ def fsdp(folder: pathlib.Path, form: str) -> None:
     optimizer = torch.optim.AdamW(groups(dict(network.named_parameters()), False), lr=1e-2)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        network(batch(generator)).backward()
+        network(torch.randint(0, 151, (4, 8), generator=generator)).backward()
         optimizer.step()
     weights, states = get_state_dict(network, optimizer,
                                      options=StateDictOptions(flatten_optimizer_state_dict=form == "flat"))
     checkpoint.save({"model": weights, "optim": states}, checkpoint_id=folder / "saved")
     truth = {name: {"master": p.detach().full_tensor(), "m1": optimizer.state[p]["exp_avg"].full_tensor(),
                     "v": optimizer.state[p]["exp_avg_sq"].full_tensor()} for name, p in network.named_parameters()}
+    for given in further_gradients(dict(network.named_parameters()), torch.float32):
+        optimizer.zero_grad()
+        network(None, given).backward()
+        optimizer.step()
+    after = {name: p.detach().full_tensor() for name, p in network.named_parameters()}
     if RANK == 0:
         torch.save(truth, folder / "truth.pt")
-    torch.distributed.barrier()
+        torch.save(after, folder / "after.pt")
 
 
 def megatron(folder: pathlib.Path) -> None:
-    """The names and files of Megatron-core's torch_dist, an optimizer saved by parameter, layers stacked. Its own writer
-    needs CUDA: torch's, which it is built on, writes them here."""
+    start(folder)
+    import_megatron.trained_by_megatron(folder, RANK)
+
+
+def imitated(folder: pathlib.Path) -> None:
+    """The names and files of Megatron-core's torch_dist for a model in bf16, whose optimizer needs CUDA: saved by
+    parameter, layers stacked. torch's writer, which Megatron's is built on, writes them here."""
     generator = start(folder)
     import torch.distributed.checkpoint as checkpoint
     from torch.distributed.device_mesh import init_device_mesh
@@ -135,5 +116,7 @@ def megatron(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    {"deepspeed": deepspeed, "fsdp": fsdp, "megatron": megatron}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    {"deepspeed": deepspeed, "sliced": sliced, "pipeline": pipeline, "fsdp": fsdp, "megatron": megatron,
+     "imitated": imitated}[sys.argv[1]](pathlib.Path(sys.argv[2]), *sys.argv[3:])
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
