@@ -79,9 +79,12 @@ struct OptimizerOptions {
   bool overlap = false;
 };
 
-/// Elements of a bucket. On a GPU each costs some launches, which small ones don't repay.
-[[nodiscard]] constexpr std::int64_t default_bucket_elements(DeviceKind device) noexcept {
-  return device == DeviceKind::cuda ? 33'554'432 : 4'194'304;
+/// Elements of a bucket. On a GPU each costs some launches, which small ones don't repay; and a
+/// rank alone has no link to keep busy.
+[[nodiscard]] constexpr std::int64_t default_bucket_elements(DeviceKind device,
+                                                             int ranks) noexcept {
+  if (device == DeviceKind::host) return 4'194'304;
+  return ranks == 1 ? 67'108'864 : 33'554'432;
 }
 
 /// Of a gradient that is sharded, the most buckets that a rank holds while a backward pass goes

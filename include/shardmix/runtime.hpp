@@ -22,8 +22,8 @@ struct RuntimeOptions {
   /// Host threads of this rank; 0: its share of the cores that the node's ranks may use.
   int threads = 0;
   /// How buckets travel: "auto" (the best that the machine and the placement of ranks allow),
-  /// "shared" (memory of one node), "hierarchical" (shared on each node, MPI between nodes), "mpi",
-  /// or "nccl" (between GPUs).
+  /// "shared" (memory of one node), "hierarchical" (shared on each node, between nodes MPI or,
+  /// between GPUs, NCCL), "mpi", or "nccl" (between GPUs).
   std::string collectives = "auto";
   /// How long a rank waits for the others in one operation before all end with an error that names
   /// the rank at fault. Where MPI itself doesn't come back from a call, the process ends.

@@ -132,6 +132,7 @@ CHECKS = [
     test("nccl", "NCCL on one rank", "optimizer_test", lambda _: 1, "nccl"),
     test("nccl-gpus", "NCCL on as many ranks as there are GPUs", "optimizer_test", lambda machine: len(machine.gpus), "nccl",
          lambda machine: "" if len(machine.gpus) > 1 else "there is one GPU alone"),
+    test("hierarchical", "two ranks add for other nodes, of which there are none", "optimizer_test", lambda _: 2, "hierarchical"),
     test("staged", "MPI on two ranks, with staging on the host", "optimizer_test", lambda _: 2, "mpi"),
     test("checkpoint", "checkpoints of two ranks, saves in the background too", "checkpoint_test", lambda _: 2),
     sanitizer("memcheck", "no kernel leaves its memory"),

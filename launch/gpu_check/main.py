@@ -24,8 +24,8 @@ EPILOG = """examples:
   launch/gpu-check --emulated               the same without a GPU, as far as that goes
   launch/gpu-check --list                   the checks
 
-The environment's GPU_CMAKE_ARGS are arguments more for CMake. Where the PATH's python3 has a torch with CUDA, the trainer is built
-with it. Exit status: 0 if no check failed, 1 if one did or there is no GPU, 2 for bad usage.
+The environment's GPU_CMAKE_ARGS are arguments more for CMake. Where the PATH's python3 has a torch with CUDA, the trainer
+is built with it. Exit status: 0 if no check failed, 1 if one did or there is no GPU, 2 for bad usage.
 """
 
 

@@ -35,9 +35,9 @@ class Transport final : public Contestant {
     fill(*runtime_.impl().device, options.dtype, memory_.data(), options.parameters, 1e-2f);
     const int size = runtime_.size();
     const std::int64_t width = size_of(options.dtype);
-    for (std::int64_t begin = 0; begin < options.parameters; begin += bucket_of(options)) {
-      const std::int64_t blocks =
-          std::min(bucket_of(options), options.parameters - begin) / block_elements;
+    const std::int64_t most = bucket_of(options, size);
+    for (std::int64_t begin = 0; begin < options.parameters; begin += most) {
+      const std::int64_t blocks = std::min(most, options.parameters - begin) / block_elements;
       comm::SlicedBucket& bucket = buckets_.emplace_back(comm::SlicedBucket{
           .data = memory_.data() + begin * width, .dtype = options.dtype, .cuts = {}});
       for (int r = 0; r <= size; ++r)

@@ -36,8 +36,8 @@ bool is_library(std::string_view name) {
   return name == library || name == library_rounded;
 }
 
-std::int64_t bucket_of(const GroupOptions& options) {
-  return options.bucket_elements.value_or(default_bucket_elements(options.device));
+std::int64_t bucket_of(const GroupOptions& options, int ranks) {
+  return options.bucket_elements.value_or(default_bucket_elements(options.device, ranks));
 }
 
 void validate(Ranks& ranks, const GroupOptions& options) {

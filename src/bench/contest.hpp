@@ -36,7 +36,7 @@ struct GroupOptions {
 };
 
 /// The parameters of a bucket.
-[[nodiscard]] std::int64_t bucket_of(const GroupOptions& options);
+[[nodiscard]] std::int64_t bucket_of(const GroupOptions& options, int ranks);
 
 /// Throws ConfigError on all ranks.
 void validate(Ranks& ranks, const GroupOptions& options);

@@ -60,8 +60,10 @@ class Step : public Contestant {
   Step(const GroupOptions& options, const std::string& collectives, const Rule& rule,
        const Precision& precision, bool overlap)
       : runtime_(adopt(MPI_COMM_WORLD, runtime_options(options, collectives))),
-        optimizer_(runtime_, flat_model(options.parameters, bucket_of(options), precision.dtype),
-                   rule, optimizer_options(precision, bucket_of(options), overlap)) {
+        optimizer_(
+            runtime_,
+            flat_model(options.parameters, bucket_of(options, runtime_.size()), precision.dtype),
+            rule, optimizer_options(precision, bucket_of(options, runtime_.size()), overlap)) {
     fill_model(*runtime_.impl().device, optimizer_);
   }
 

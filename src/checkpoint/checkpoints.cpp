@@ -97,7 +97,7 @@ fs::path Checkpoints::save(ShardedOptimizer& optimizer, std::string_view trainer
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
-  from.device.synchronize();
+  from.collectives.wait_for_device();
   const auto save = impl_->begin(from, trainer_state);
   save->begin_writing(
       checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()));
@@ -108,7 +108,7 @@ void Checkpoints::begin_save(ShardedOptimizer& optimizer, std::string_view train
   (void)finish();
   ShardedOptimizer::Impl& from = optimizer.impl();
   from.wait_all();
-  from.device.synchronize();
+  from.collectives.wait_for_device();
   impl_->save = impl_->begin(from, trainer_state);
   from.reader = impl_->save->begin_writing(
       checkpoint::live_shard(from.state, impl_->runtime.rank(), impl_->runtime.size()),

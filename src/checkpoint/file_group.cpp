@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <ranges>
 
+#include "checkpoint/file_ranks.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/shard_writer.hpp"
 #include "comm/group.hpp"
+#include "comm/topology.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::checkpoint {
@@ -44,17 +46,6 @@ void hand_over(const ShardSource& source, comm::NodeStream& stream) {
 }
 
 }  // namespace
-
-std::vector<std::vector<int>> ranks_of_files(const comm::Topology& topology, int ranks_per_file) {
-  std::vector<std::vector<int>> files;
-  for (int rank = 0; rank < topology.ranks; ++rank) {
-    // A node's ranks follow each other.
-    const int local = ranks_per_file == 1 ? 0 : rank % topology.local_size;
-    if (local % ranks_per_file == 0) files.emplace_back();
-    files.back().push_back(rank);
-  }
-  return files;
-}
 
 FileGroup::FileGroup(comm::Collectives& collectives, int ranks_per_file)
     : rank_(collectives.rank()) {

@@ -131,10 +131,12 @@ class Reading {
     const int rank = optimizer.collectives.rank();
     const int size = optimizer.collectives.size();
     const PiecesOf own =
-        by_saved_parameter(optimizer, checkpoint.info, owned_pieces(state_, rank, size));
+        by_saved_parameter(optimizer, checkpoint.info,
+                           owned_pieces(state_.layout(), state_.layout().buckets(), rank, size));
     std::vector<OwnedPiece> all_frozen;  // every rank holds these whole
     for (int r = 0; r < size; ++r)
-      std::ranges::copy(owned_frozen_pieces(state_, r, size), std::back_inserter(all_frozen));
+      std::ranges::copy(owned_pieces(state_.layout(), state_.layout().frozen_buckets(), r, size),
+                        std::back_inserter(all_frozen));
     const PiecesOf frozen = by_saved_parameter(optimizer, checkpoint.info, all_frozen);
     for (std::size_t f = 0; f < checkpoint.info.files.size(); ++f) {
       const CheckpointFile& file = checkpoint.info.files[f];
@@ -285,7 +287,7 @@ std::optional<SwitchReport> load(ShardedOptimizer::Impl& optimizer,
   const std::vector<State> states = states_to_load(optimizer.state, info);
   optimizer.wait_all();
   optimizer.await_readers();
-  optimizer.device.synchronize();
+  optimizer.collectives.wait_for_device();
   const bool m2_begins =
       optimizer::m2_begins(saved_states(optimizer.state, info), optimizer.state.states());
   if (m2_begins) {  // drop what it holds: new memory is zero

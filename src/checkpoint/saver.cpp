@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 
+#include "checkpoint/file_ranks.hpp"
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/rule_json.hpp"

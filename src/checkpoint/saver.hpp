@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "checkpoint/file_group.hpp"
-#include "checkpoint/shard_source.hpp"
+#include "checkpoint/live_shard.hpp"
 #include "checkpoint/view.hpp"
 #include "optimizer/optimizer_impl.hpp"
 #include "shardmix/checkpoints.hpp"

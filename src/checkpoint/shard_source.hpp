@@ -3,15 +3,13 @@
 /// What a rank has to store: the elements that it owns, and their values.
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "checkpoint/shard_format.hpp"
-#include "device/device.hpp"
-#include "optimizer/sharded_state.hpp"
+#include "layout/layout.hpp"
 
 namespace shardmix::checkpoint {
 
@@ -21,11 +19,10 @@ struct OwnedPiece {
   std::size_t bucket = 0;  ///< in layout.buckets(), or in frozen_buckets()
 };
 
-/// What rank `rank` of `size` stores of the trainable, or of the frozen, parameters.
-[[nodiscard]] std::vector<OwnedPiece> owned_pieces(const optimizer::ShardedState& state, int rank,
-                                                   int size);
-[[nodiscard]] std::vector<OwnedPiece> owned_frozen_pieces(const optimizer::ShardedState& state,
-                                                          int rank, int size);
+/// What rank `rank` of `size` stores of these buckets.
+[[nodiscard]] std::vector<OwnedPiece> owned_pieces(const layout::Layout& layout,
+                                                   const std::vector<layout::Bucket>& buckets,
+                                                   int rank, int size);
 
 /// What a file holds, but for the values.
 struct ShardContents {
@@ -68,22 +65,6 @@ class JoinedShards final : public ShardSource {
 
  private:
   std::vector<const ShardSource*> parts_;
-};
-
-/// The optimizer's own memory, which must stay as it is while this is used.
-[[nodiscard]] std::unique_ptr<ShardSource> live_shard(const optimizer::ShardedState& state,
-                                                      int rank, int size);
-
-/// A copy, to be stored while the optimizer goes on. It keeps its memory from one to the next:
-/// touching new memory would take longer than copying.
-class Snapshot final : public ShardSource {
- public:
-  void take(const ShardSource& source);
-  void copy(std::size_t array, std::int64_t begin, std::span<float> to) const override;
-
- private:
-  std::unique_ptr<device::Device> host_ = device::host_device(1);
-  std::vector<device::Buffer> values_;  ///< of each array
 };
 
 }  // namespace shardmix::checkpoint

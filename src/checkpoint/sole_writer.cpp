@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "checkpoint/file_group.hpp"
+#include "checkpoint/file_ranks.hpp"
 #include "checkpoint/files.hpp"
 #include "checkpoint/manifest.hpp"
 #include "checkpoint/run_directory.hpp"

@@ -18,7 +18,7 @@ struct Cut {
   int ranks = 1;
   int ranks_per_file = 1;
   /// Of the run that is to load it: each of its ranks then finds its shard in one file.
-  std::int64_t bucket_elements = default_bucket_elements(DeviceKind::host);
+  std::int64_t bucket_elements = default_bucket_elements(DeviceKind::host, 1);
 };
 
 /// Throws ConfigError for a cut that can't be, or where `run_directory` has a checkpoint of this

@@ -79,7 +79,7 @@ void add_group_options(std::vector<Option>& options, bench::GroupOptions& o) {
   options.push_back(
       number("parameters", "N", "of the model, a multiple of 256 times the ranks", o.parameters));
   options.push_back(number("bucket", "N", "parameters of a bucket", o.bucket_elements,
-                           "4194304 on hosts, 33554432 on GPUs"));
+                           "4194304 on hosts, 33554432 on GPUs, 67108864 on one"));
   options.push_back(rounds(o.rounds));
   options.push_back(
       choice("bound", "on one node; its pass takes as much memory again", o.bound,

@@ -59,8 +59,8 @@ Option collectives(std::string name, std::string& target) {
   return choice<std::string>(
       std::move(name),
       "how gradients and parameters travel: auto, the best that the machine and the placement of "
-      "ranks allow; shared, memory of one node; hierarchical, shared on each node and MPI between "
-      "nodes; mpi; nccl, between GPUs",
+      "ranks allow; shared, memory of one node; hierarchical, shared on each node and MPI (NCCL "
+      "between GPUs) between nodes; mpi; nccl, between GPUs",
       target,
       {{"auto", "auto"},
        {"shared", "shared"},

@@ -1,4 +1,3 @@
-#include <array>
 #include <cstring>
 
 #include "comm/cuda_calls.hpp"
@@ -21,9 +20,10 @@ Handle handle_of(const char* text) {
 
 class CudaShare final : public DeviceShare {
  public:
-  explicit CudaShare(device::Device& device)
-      : stream_(static_cast<cudaStream_t>(device.queue())),
-        own_{make_mark(), make_mark(), make_mark(), make_mark()} {}
+  CudaShare() {
+    for (std::size_t m = 0; m < mark_count * remembered_marks; ++m)
+      own_.emplace_back(cudaEventDisableTiming | cudaEventInterprocess);
+  }
 
   std::string export_memory(std::byte* memory) override {
     cudaIpcMemHandle_t handle{};
@@ -53,33 +53,36 @@ class CudaShare final : public DeviceShare {
 
   void open_marks(const std::string& name) override {
     std::vector<CudaEvent> marks;
-    for (std::size_t m = 0; m < mark_count; ++m) {
+    for (std::size_t m = 0; m < own_.size(); ++m) {
       marks.push_back(CudaEvent::open(
           handle_of<cudaIpcEventHandle_t>(name.data() + m * sizeof(cudaIpcEventHandle_t))));
     }
     peers_.push_back(std::move(marks));
   }
 
-  void set(Mark mark) noexcept override {
-    (void)cudaEventRecord(own_[static_cast<std::size_t>(mark)].get(), stream_);
+  void set(Mark mark, std::int64_t number, void* queue) noexcept override {
+    (void)cudaEventRecord(own_[place_of(mark, number)].get(), static_cast<cudaStream_t>(queue));
   }
 
-  void wait_for(Mark mark) override {
-    for (const auto& peer : peers_) peer[static_cast<std::size_t>(mark)].hold(stream_);
+  void wait_for(Mark mark, std::int64_t number, void* queue) override {
+    for (const auto& peer : peers_)
+      peer[place_of(mark, number)].hold(static_cast<cudaStream_t>(queue));
   }
 
  private:
-  static CudaEvent make_mark() { return CudaEvent(cudaEventDisableTiming | cudaEventInterprocess); }
+  static std::size_t place_of(Mark mark, std::int64_t number) {
+    return static_cast<std::size_t>(static_cast<std::int64_t>(mark) * remembered_marks +
+                                    number % remembered_marks);
+  }
 
-  cudaStream_t stream_;
-  std::array<CudaEvent, mark_count> own_;
+  std::vector<CudaEvent> own_;
   std::vector<std::vector<CudaEvent>> peers_;
 };
 
 }  // namespace
 
-std::unique_ptr<DeviceShare> share_device(device::Device& device) {
-  return std::make_unique<CudaShare>(device);
+std::unique_ptr<DeviceShare> share_device() {
+  return std::make_unique<CudaShare>();
 }
 
 }  // namespace shardmix::comm

@@ -12,13 +12,13 @@
 #include <string>
 #include <vector>
 
-#include "device/device.hpp"
-
 namespace shardmix::comm {
 
 /// What a mark stands for: each counter of NodeCounters has one.
 enum class Mark : std::uint8_t { posted, finished, written, summed };
 inline constexpr std::size_t mark_count = 4;
+/// Of each kind.
+inline constexpr std::int64_t remembered_marks = 8;
 
 class DeviceShare {
  public:
@@ -37,14 +37,16 @@ class DeviceShare {
   /// Those of another process; wait_for() waits for them from then on.
   virtual void open_marks(const std::string& name) = 0;
 
-  /// What is queued so far has the mark. If the device has failed, the next wait for it tells.
-  virtual void set(Mark mark) noexcept = 0;
-  /// What is queued from now on waits until all others have done what they had marked when this is
-  /// called.
-  virtual void wait_for(Mark mark) = 0;
+  /// What is in a queue of the device so far has the mark of this number; each mark has one queue
+  /// and comes in the order of numbers. If the device has failed, the next wait for it tells.
+  virtual void set(Mark mark, std::int64_t number, void* queue) noexcept = 0;
+  /// What comes into the queue from now on waits until all others have done what they marked with
+  /// this number, which they have set, or with one that is higher by a multiple of
+  /// remembered_marks.
+  virtual void wait_for(Mark mark, std::int64_t number, void* queue) = 0;
 };
 
-/// Of a GPU. Hosts need none: there all work is done when its call returns.
-[[nodiscard]] std::unique_ptr<DeviceShare> share_device(device::Device& device);
+/// Of this process's GPU. Hosts need none: there all work is done when its call returns.
+[[nodiscard]] std::unique_ptr<DeviceShare> share_device();
 
 }  // namespace shardmix::comm

@@ -36,7 +36,7 @@ class HierarchicalCollectives final : public NodeCollectives {
   HierarchicalCollectives(Group& group, device::Device& device)
       : NodeCollectives(group, device),
         communicator_(duplicate(group.communicator())),
-        adder_(device::host_device(1)),
+        adder_(device.beside()),
         staging_(device),
         progress_(group.watch(), group.allows_threads()) {}
 
@@ -186,7 +186,7 @@ class HierarchicalReduction final : public Reduction {
   ~HierarchicalReduction() override {
     if (!collectives_.progress().leave(*sums_)) return;
     collectives_.staging().give(std::move(sums_->staging));
-    collectives_.memory().advance(Mark::finished, 1);
+    collectives_.memory().advance(Mark::finished);
   }
 
   bool ready() override { return collectives_.progress().poll(*sums_); }

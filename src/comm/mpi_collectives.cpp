@@ -64,9 +64,8 @@ class MpiCollectives final : public Collectives {
   /// The rank is done with an exchange.
   void leave(Exchange& exchange) {
     if (!progress_.leave(exchange)) return;
-    for (device::Buffer* memory : {&exchange.staging, &exchange.mirror}) {
-      if (memory->bytes() > 0) staging_.give(std::move(*memory));
-    }
+    staging_.give(std::move(exchange.staging));
+    staging_.give(std::move(exchange.mirror));
   }
 
  private:

@@ -3,7 +3,7 @@
 
 namespace shardmix::comm {
 
-std::unique_ptr<DeviceShare> share_device(device::Device& /*device*/) {
+std::unique_ptr<DeviceShare> share_device() {
   throw DeviceError("this build of shardmix has no CUDA");
 }
 

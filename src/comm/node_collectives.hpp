@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "comm/agree.hpp"
 #include "comm/node_memory.hpp"
 
 namespace shardmix::comm {
@@ -11,7 +12,13 @@ namespace shardmix::comm {
 class NodeCollectives : public Collectives {
  public:
   NodeCollectives(Group& group, device::Device& device)
-      : Collectives(group, device), memory_(*this, device.is_host() ? nullptr : &device) {}
+      : Collectives(group, device), memory_(*this, device.is_host() ? nullptr : &device) {
+    if (device.is_host()) return;
+    const auto bytes = std::int64_t{sizeof(device::SquareSum)};
+    parts_ = memory_.allocate(2 * bytes);
+    agreed(*this,
+           [&] { all_parts_ = device::Buffer(device, group.topology().local_size * bytes); });
+  }
 
   device::Buffer allocate(std::int64_t bytes) override { return memory_.allocate(bytes); }
   bool is_read(std::int64_t reductions) override {
@@ -47,8 +54,27 @@ class NodeCollectives : public Collectives {
     return ++gathers_;
   }
 
+  /// Queues the sum over the node's GPUs of one in memory of the device. Every rank puts its part
+  /// where the others read it. Nobody still reads what was there two sums ago: to begin the last
+  /// one all had read it.
+  void add_up_on_node(device::SquareSum* sum) {
+    constexpr std::size_t bytes = sizeof *sum;
+    auto* part = parts_.as<device::SquareSum>() + ++sums_ % 2;
+    device().queue_copy(part, sum, bytes);
+    memory_.reach(Mark::summed, sums_);
+    memory_.await(Mark::summed, sums_, "the peers' part of a sum");
+    auto* next = all_parts_.as<device::SquareSum>();
+    for (const std::byte* place : memory_.views(reinterpret_cast<std::byte*>(part), bytes))
+      device().queue_copy(next++, place, bytes);
+    device().add_sums(all_parts_.as<device::SquareSum>(), group().topology().local_size, sum);
+  }
+
  private:
   NodeMemory memory_;
+  // On GPUs: this rank's part of a sum (two of them, in turn), and all the node's.
+  device::Buffer parts_;
+  device::Buffer all_parts_;
+  std::int64_t sums_ = 0;
   std::int64_t gathers_ = 0;
 };
 

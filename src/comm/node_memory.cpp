@@ -61,7 +61,7 @@ NodeMemory::NodeMemory(Collectives& collectives, device::Device* gpu)
   }
   std::string marks;
   agreed(collectives_, [&] {
-    share_ = share_device(*gpu);
+    share_ = share_device();
     marks = share_->export_marks();
   });
   const std::vector<std::string> all = collectives_.all_gather(marks);
@@ -179,13 +179,12 @@ std::vector<std::byte*> NodeMemory::views(std::byte* own, std::int64_t bytes) co
   return places;
 }
 
-void NodeMemory::advance(Mark mark, std::int64_t count) {
-  if (share_) share_->set(mark);
-  counters_[own_rank()]->of(mark).fetch_add(count, std::memory_order_release);
+void NodeMemory::advance(Mark mark) {
+  reach(mark, reached(mark) + 1);
 }
 
-void NodeMemory::reach(Mark mark, std::int64_t count) {
-  if (share_) share_->set(mark);
+void NodeMemory::reach(Mark mark, std::int64_t count, void* queue) {
+  if (share_) share_->set(mark, count, queue == nullptr ? gpu_->queue() : queue);
   counters_[own_rank()]->of(mark).store(count, std::memory_order_release);
 }
 
@@ -201,7 +200,11 @@ bool NodeMemory::all_reached(Mark mark, std::int64_t count) const noexcept {
 
 void NodeMemory::await(Mark mark, std::int64_t count, std::string_view what) {
   collectives_.group().watch().wait(what, [&] { return all_reached(mark, count); });
-  if (share_) share_->wait_for(mark);
+  if (share_) share_->wait_for(mark, count, gpu_->queue());
+}
+
+void NodeMemory::order(Mark mark, std::int64_t count, void* queue) {
+  if (share_) share_->wait_for(mark, count, queue);
 }
 
 }  // namespace shardmix::comm

@@ -57,14 +57,17 @@ class NodeMemory {
   /// of allocate().
   [[nodiscard]] std::vector<std::byte*> views(std::byte* own, std::int64_t bytes) const;
 
-  /// This rank has come so far with what it queued: `count` more, or to `count`.
-  void advance(Mark mark, std::int64_t count);
-  void reach(Mark mark, std::int64_t count);
+  /// This rank has come so far with what it queued, on `queue` if that isn't the device's own:
+  /// one more, or to `count`.
+  void advance(Mark mark);
+  void reach(Mark mark, std::int64_t count, void* queue = nullptr);
   [[nodiscard]] std::int64_t reached(Mark mark) const noexcept;
   /// Whether all ranks of the node have reached `count` in a counter.
   [[nodiscard]] bool all_reached(Mark mark, std::int64_t count) const noexcept;
   /// Waits until they have, and lets what is queued from now on wait for what they queued before.
   void await(Mark mark, std::int64_t count, std::string_view what);
+  /// Lets another queue of the device wait, too, for what they queued before.
+  void order(Mark mark, std::int64_t count, void* queue);
 
  private:
   [[nodiscard]] std::size_t own_rank() const noexcept;

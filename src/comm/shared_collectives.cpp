@@ -1,4 +1,3 @@
-#include "comm/agree.hpp"
 #include "comm/node_collectives.hpp"
 #include "comm/progress.hpp"
 #include "comm/transports.hpp"
@@ -10,13 +9,7 @@ class SharedCollectives final : public NodeCollectives {
  public:
   SharedCollectives(Group& group, device::Device& device)
       : NodeCollectives(group, device),
-        progress_(group.watch(), group.allows_threads() && group.size() > 1) {
-    if (device.is_host()) return;
-    parts_ = memory().allocate(2 * std::int64_t{sizeof(device::SquareSum)});
-    agreed(*this, [&] {
-      all_parts_ = device::Buffer(device, group.size() * std::int64_t{sizeof(device::SquareSum)});
-    });
-  }
+        progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
 
   std::string_view name() const noexcept override { return "shared"; }
   bool reads_in_place() const noexcept override { return true; }
@@ -25,10 +18,6 @@ class SharedCollectives final : public NodeCollectives {
   void add_up(device::SquareSum* sum) override;
 
  private:
-  // On GPUs: this rank's part of a sum (two of them, in turn), and all ranks'.
-  device::Buffer parts_;
-  device::Buffer all_parts_;
-  std::int64_t sums_ = 0;
   Progress progress_;  ///< of no operation: it answers other ranks while this one computes
 };
 
@@ -44,7 +33,7 @@ class SharedReduction final : public Reduction {
     collectives.memory().reach(Mark::posted, number);
   }
 
-  ~SharedReduction() override { collectives_.memory().advance(Mark::finished, 1); }
+  ~SharedReduction() override { collectives_.memory().advance(Mark::finished); }
 
   bool ready() override { return collectives_.memory().all_reached(Mark::posted, number_); }
 
@@ -87,23 +76,13 @@ std::unique_ptr<Gather> SharedCollectives::begin_gather(const SlicedBucket& buck
   return std::make_unique<SharedGather>(*this, publish(bucket, written));
 }
 
-/// Every rank puts its part where the others read it. Nobody still reads what was there two sums
-/// ago: to begin the last one all had read it.
 void SharedCollectives::add_up(device::SquareSum* sum) {
   if (device().is_host()) {
     NodeCollectives::add_up(sum);
     return;
   }
   group().watch().enter();
-  constexpr std::size_t bytes = sizeof *sum;
-  auto* part = parts_.as<device::SquareSum>() + ++sums_ % 2;
-  device().queue_copy(part, sum, bytes);
-  memory().reach(Mark::summed, sums_);
-  memory().await(Mark::summed, sums_, "the peers' part of a sum");
-  auto* next = all_parts_.as<device::SquareSum>();
-  for (const std::byte* place : memory().views(reinterpret_cast<std::byte*>(part), bytes))
-    device().queue_copy(next++, place, bytes);
-  device().add_sums(all_parts_.as<device::SquareSum>(), size(), sum);
+  add_up_on_node(sum);
 }
 
 }  // namespace

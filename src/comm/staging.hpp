@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -11,22 +12,29 @@ namespace shardmix::comm {
 /// Memory for slices on their way, kept between steps.
 class Staging {
  public:
-  explicit Staging(device::Device& device, device::MemoryKind kind = device::MemoryKind::host)
-      : device_(device), kind_(kind) {}
+  using Allocate = std::function<device::Buffer(std::int64_t bytes)>;
+
+  explicit Staging(Allocate allocate) : allocate_(std::move(allocate)) {}
+  /// Of the host.
+  explicit Staging(device::Device& device)
+      : Staging([&device](std::int64_t bytes) {
+          return device::Buffer(device, bytes, device::MemoryKind::host);
+        }) {}
 
   [[nodiscard]] device::Buffer take(std::int64_t bytes) {
     const auto fits =
         std::ranges::find_if(free_, [&](const device::Buffer& b) { return b.bytes() >= bytes; });
-    if (fits == free_.end()) return {device_, bytes, kind_};
+    if (fits == free_.end()) return allocate_(bytes);
     device::Buffer buffer = std::move(*fits);
     free_.erase(fits);
     return buffer;
   }
-  void give(device::Buffer buffer) { free_.push_back(std::move(buffer)); }
+  void give(device::Buffer buffer) {
+    if (buffer.bytes() > 0) free_.push_back(std::move(buffer));
+  }
 
  private:
-  device::Device& device_;
-  device::MemoryKind kind_;
+  Allocate allocate_;
   std::vector<device::Buffer> free_;
 };
 

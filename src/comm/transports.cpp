@@ -9,15 +9,21 @@
 namespace shardmix::comm {
 namespace {
 
+std::unique_ptr<Collectives> hierarchical(Group& group, device::Device& device, bool is_gpu) {
+  return is_gpu ? nccl_hierarchical_collectives(group, device)
+                : hierarchical_collectives(group, device);
+}
+
 std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_gpu) {
   const Topology& topology = group.topology();
   const auto anywhere = is_gpu && has_nccl() ? nccl_collectives : mpi_collectives;
   // One rank alone reads its gradients where they are, as neighbours do.
   const bool shares_memory = (topology.local_size > 1 || topology.nodes == 1) && topology.regular;
-  if (!shares_memory || (is_gpu && topology.nodes > 1)) return anywhere(group, device);
+  if (!shares_memory || (topology.nodes > 1 && is_gpu && !has_nccl()))
+    return anywhere(group, device);
   try {
     return topology.nodes == 1 ? shared_collectives(group, device)
-                               : hierarchical_collectives(group, device);
+                               : hierarchical(group, device, is_gpu);
   } catch (const Error& error) {  // the same on all ranks
     auto other = anywhere(group, device);
     if (group.rank() == 0)
@@ -43,9 +49,8 @@ std::unique_ptr<Collectives> make_collectives(std::string_view name, Group& grou
     return shared_collectives(group, device);
   }
   if (name == "hierarchical") {
-    require(topology.regular && !is_gpu,
-            "hosts, each with equally many ranks, whose numbers are consecutive");
-    return hierarchical_collectives(group, device);
+    require(topology.regular, "nodes of equally many ranks, whose numbers are consecutive");
+    return hierarchical(group, device, is_gpu);
   }
   if (name == "nccl") {
     require(is_gpu, "GPUs (--device cuda)");

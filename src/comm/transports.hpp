@@ -26,12 +26,17 @@ namespace shardmix::comm {
 /// NCCL between GPUs. Collective. Throws DeviceError where the build has no NCCL.
 [[nodiscard]] std::unique_ptr<Collectives> nccl_collectives(Group& group, device::Device& device);
 
+/// The hierarchical transport of GPUs: as shared on each node, and NCCL between nodes.
+[[nodiscard]] std::unique_ptr<Collectives> nccl_hierarchical_collectives(Group& group,
+                                                                         device::Device& device);
+
 /// Whether the build has NCCL.
 [[nodiscard]] bool has_nccl() noexcept;
 
-/// The transport called `name`, or the best one for "auto": NCCL between GPUs, shared on one node,
-/// hierarchical on a regular topology with several ranks a node, and else MPI. Collective. Throws
-/// ConfigError for an unknown name or one that this topology or device can't have.
+/// The transport called `name`, or the best one for "auto": shared on one node, hierarchical on a
+/// regular topology with several ranks a node, and else NCCL between GPUs and MPI between hosts.
+/// Collective. Throws ConfigError for an unknown name or one that this topology or device can't
+/// have.
 [[nodiscard]] std::unique_ptr<Collectives> make_collectives(std::string_view name, Group& group,
                                                             device::Device& device, bool is_gpu);
 

@@ -13,6 +13,7 @@
 
 #include "comm/backoff.hpp"
 #include "comm/mpi_check.hpp"
+#include "device/device.hpp"
 #include "shardmix/error.hpp"
 
 namespace shardmix::comm {
@@ -257,6 +258,7 @@ void Watch::throw_verdict() {
   if (!over_) settle();
   const std::scoped_lock lock(mutex_);
   over_ = true;
+  device::keep_memory();
   throw CommError(verdict_);
 }
 

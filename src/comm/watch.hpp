@@ -8,8 +8,9 @@
 /// isn't waiting too, is the culprit. The first verdict is sent to all, and each rank that waits
 /// throws it. A rank that an exception ends says so itself.
 ///
-/// After a verdict nothing of ours waits for other ranks or calls MPI: late messages would arrive
-/// in memory that is gone, and MPI may end a process that meets a broken connection.
+/// After a verdict nothing of ours waits for other ranks or calls MPI, which may end a process that
+/// meets a broken connection. No memory is given back either: late messages would arrive in it, and
+/// a GPU that gives some back waits for all that is queued, and so for ranks that are gone.
 
 #include <mpi.h>
 

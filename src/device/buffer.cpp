@@ -6,12 +6,16 @@
 namespace shardmix::device {
 namespace {
 
-std::atomic<bool> keeps_memory = false;
+std::atomic<bool> is_kept = false;
 
 }  // namespace
 
 void keep_memory() noexcept {
-  keeps_memory = true;
+  is_kept = true;
+}
+
+bool keeps_memory() noexcept {
+  return is_kept;
 }
 
 Buffer::Buffer(Device& device, std::int64_t bytes, MemoryKind kind) : bytes_(bytes) {
@@ -25,7 +29,7 @@ Buffer::Buffer(std::byte* data, std::int64_t bytes, std::function<void()> releas
     : data_(data), bytes_(bytes), release_(std::move(release)) {}
 
 Buffer::~Buffer() {
-  if (release_ && !keeps_memory) release_();
+  if (release_ && !is_kept) release_();
 }
 
 Buffer::Buffer(Buffer&& other) noexcept

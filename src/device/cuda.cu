@@ -67,6 +67,7 @@ class CudaDevice final : public Device {
   }
 
   ~CudaDevice() override {
+    if (keeps_memory()) return;  // what is queued may never end
     cudaStreamSynchronize(stream_);
     cudaFree(table_);
     cudaFree(sink_);
@@ -92,8 +93,9 @@ class CudaDevice final : public Device {
                         " are free): " + cudaGetErrorString(status) +
                         "; shard over more ranks, or keep less (state compact, shorter dtypes)");
     }
-    zero(memory, bytes);
-    synchronize();
+    // Not behind what is queued, which may wait for other ranks.
+    check(cudaMemsetAsync(memory, 0, bytes, cudaStreamPerThread), "cudaMemsetAsync");
+    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
     return memory;
   }
 
@@ -177,6 +179,7 @@ class CudaDevice final : public Device {
   }
 
   bool is_host() const noexcept override { return false; }
+  std::unique_ptr<Device> beside() const override { return std::make_unique<CudaDevice>(device_); }
   void* queue() const noexcept override { return stream_; }
   void set_trainer_queue(void* stream) override { trainer_ = static_cast<cudaStream_t>(stream); }
   void follow_trainer() override { order(trainer_, stream_); }

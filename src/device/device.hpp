@@ -127,7 +127,7 @@ struct UpdateTask {
 /// Memory that a streaming pass moves.
 struct StreamArray {
   std::byte* data = nullptr;
-  std::int64_t bytes_per_block = 0;  ///< a multiple of 64
+  std::int64_t bytes_per_block = 0;  ///< a multiple of 4
   bool written = false;              ///< false: only read
 };
 
@@ -186,6 +186,9 @@ class Device {
   /// Whether hosts can address memory of kind `device`.
   [[nodiscard]] virtual bool is_host() const noexcept = 0;
 
+  /// The same device with a queue of its own: what is queued there goes on beside what is queued
+  /// here. On hosts it has one thread.
+  [[nodiscard]] virtual std::unique_ptr<Device> beside() const = 0;
   /// Where work is queued: a cudaStream_t, or null on hosts.
   [[nodiscard]] virtual void* queue() const noexcept { return nullptr; }
   /// The trainer's own queue, a cudaStream_t (null: the default stream).
@@ -249,5 +252,6 @@ class Buffer {
 /// From now on no memory is given back before the program ends: after an error messages may still
 /// arrive in it.
 void keep_memory() noexcept;
+[[nodiscard]] bool keeps_memory() noexcept;
 
 }  // namespace shardmix::device

@@ -86,11 +86,12 @@ SHARDMIX_MULTIVERSIONED void reduce_blocks(const ReduceTask& task, std::int64_t 
 /// know.
 SHARDMIX_HOST_DEVICE std::uint64_t pass_over(const StreamArray& array, std::int64_t begin,
                                              std::int64_t bytes, std::uint64_t mask) {
-  auto* words = reinterpret_cast<std::uint64_t*>(array.data + begin);
-  const std::int64_t count = bytes / std::int64_t{sizeof(std::uint64_t)};
-  std::uint64_t all = 0;
+  // A block's scales are a multiple of 4 bytes, and not of 8.
+  auto* words = reinterpret_cast<std::uint32_t*>(array.data + begin);
+  const std::int64_t count = bytes / std::int64_t{sizeof(std::uint32_t)};
+  std::uint32_t all = 0;
   if (array.written) {
-    for (std::int64_t i = 0; i < count; ++i) words[i] ^= mask;
+    for (std::int64_t i = 0; i < count; ++i) words[i] ^= static_cast<std::uint32_t>(mask);
   } else {
     for (std::int64_t i = 0; i < count; ++i) all |= words[i];
   }
@@ -199,6 +200,7 @@ class HostDevice final : public Device {
     });
   }
 
+  std::unique_ptr<Device> beside() const override { return host_device(1); }
   std::string description() const override {
     return fmt::format("host, {} thread{}", threads_, threads_ == 1 ? "" : "s");
   }

@@ -8,7 +8,7 @@ MemoryReport plan_memory(const Parameters& parameters, const Rule& rule, int ran
                          const OptimizerOptions& options) {
   const layout::Layout layout(parameters, options.bucket_elements != 0
                                               ? options.bucket_elements
-                                              : default_bucket_elements(DeviceKind::host));
+                                              : default_bucket_elements(DeviceKind::host, size));
   const layout::Shard shard = layout::shard(layout, rank, size);
   const auto [m1, m2, v] = optimizer::moment_bytes(states_of(rule), options.state, shard.elements);
   std::int64_t master = 0;

@@ -52,21 +52,25 @@ Reducer::Reducer(comm::Collectives& collectives, device::Device& device,
 /// In the middle of a step some ranks may have begun more reductions than others: all finish the
 /// same ones, so that the next optimizer's find their partners.
 Reducer::~Reducer() {
-  if (std::uncaught_exceptions() > 0) return;
-  try {
-    std::array<std::int64_t, 1> least{static_cast<std::int64_t>(next_)};
-    collectives_.all_reduce_min(least);
-    while (static_cast<std::int64_t>(next_) > least[0]) begin_next();
-    for (const UnderWay& u : under_way_) (void)u.reduction->contributions();
-    under_way_.clear();
-    held_.clear();
-    collectives_.wait_until_read(collectives_.reductions());
-    if (device_.is_host()) return;
-    // What is queued reads and writes memory of all ranks, which goes next.
-    collectives_.wait_for_device();
-    collectives_.barrier();
-  } catch (const std::exception&) {  // the rank at fault is gone; who waits next meets it again
+  if (std::uncaught_exceptions() == 0) {
+    try {
+      std::array<std::int64_t, 1> least{static_cast<std::int64_t>(next_)};
+      collectives_.all_reduce_min(least);
+      while (static_cast<std::int64_t>(next_) > least[0]) begin_next();
+      for (const UnderWay& u : under_way_) (void)u.reduction->contributions();
+      under_way_.clear();
+      held_.clear();
+      collectives_.wait_until_read(collectives_.reductions());
+      if (device_.is_host()) return;
+      // What is queued reads and writes memory of all ranks, which goes next.
+      collectives_.wait_for_device();
+      collectives_.barrier();
+      return;
+    } catch (const std::exception&) {  // the rank at fault is gone; who waits next meets it again
+    }
   }
+  // What is queued on a GPU may wait for ranks that are gone, and to free memory waits for that.
+  if (!device_.is_host()) device::keep_memory();
 }
 
 void Reducer::begin_micro_batch() {
@@ -237,7 +241,7 @@ device::UpdateControl Reducer::outcome() {
 
 std::string Reducer::describe_unusable() {
   store_held();
-  device_.synchronize();
+  collectives_.wait_for_device();
   // The first element of the layout whose sum is bad, on whichever rank it lies.
   std::array<std::int64_t, 1> first{state_.layout().gradient_bytes() + 1};
   float sum = 0.0f;

@@ -93,8 +93,9 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
   std::optional<layout::Layout> layout;
   comm::agreed(collectives, [&] {
     const auto kind = runtime.impl().device->is_host() ? DeviceKind::host : DeviceKind::cuda;
-    layout.emplace(parameters, options.bucket_elements != 0 ? options.bucket_elements
-                                                            : default_bucket_elements(kind));
+    layout.emplace(parameters, options.bucket_elements != 0
+                                   ? options.bucket_elements
+                                   : default_bucket_elements(kind, runtime.size()));
     if (options.shard_gradients) runtime.impl().device->discard(nullptr, 0);  // throws on a GPU
   });
   std::array<device::Buffer, 2> memory{collectives.allocate(layout->parameter_bytes()),
@@ -216,7 +217,7 @@ void ShardedOptimizer::Impl::gather_all() {
 
 void ShardedOptimizer::Impl::broadcast_buffer(int root) {
   const std::span<std::byte> all = state.all_parameters();
-  device.synchronize();
+  collectives.wait_for_device();
   if (device.is_host()) {
     collectives.broadcast(all, root);
     return;

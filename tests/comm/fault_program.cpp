@@ -15,6 +15,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -31,9 +32,9 @@ struct Options {
   unsigned seed = 0;
   int throw_at = 0;  ///< in ms after the first step
   int throw_rank = -1;
-  bool hangs = false;             ///< in MPI, instead of throwing
-  bool runtime_outlives = false;  ///< the error: it is caught where the runtime still lives
-  std::string directory = ".";    ///< rank R writes ready.R and error.R there
+  bool hangs = false;           ///< in MPI, instead of throwing
+  int outlives = 0;             ///< the error: nothing, the runtime (1), or the optimizer too (2)
+  std::string directory = ".";  ///< rank R writes ready.R and error.R there
 };
 
 Options read_options(int argc, char** argv) {
@@ -48,7 +49,7 @@ Options read_options(int argc, char** argv) {
   number("--throw-at", options.throw_at);
   number("--throw-rank", options.throw_rank);
   number("--hangs", options.hangs);
-  number("--runtime-outlives", options.runtime_outlives);
+  number("--outlives", options.outlives);
   if (values.contains("--collectives")) options.collectives = values["--collectives"];
   if (values.contains("--directory")) options.directory = values["--directory"];
   return options;
@@ -120,11 +121,10 @@ class Run {
     optimizer_.zero_gradients();
     for (auto name = names_.rbegin(); name != names_.rend(); ++name) {
       const TensorView gradient = optimizer_.gradient(*name);
-      if (gradient.dtype == fp32) {
-        for (float& g : gradient.as<float>()) g = 0.25f;
-      } else {
-        for (std::uint16_t& g : gradient.as<std::uint16_t>()) g = 0x3e80;
-      }
+      if (gradient.dtype == fp32)
+        optimizer_.write(gradient, singles_.data());
+      else
+        optimizer_.write(gradient, halves_.data());
       if (own_() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own_() % 3000));
       if (own_() % 8 != 0) optimizer_.mark_ready(*name);
       maybe_throw();
@@ -147,6 +147,8 @@ class Run {
   std::mt19937 own_;
   ShardedOptimizer optimizer_;
   std::vector<std::string> names_;
+  std::vector<float> singles_ = std::vector<float>(200'000, 0.25f);
+  std::vector<std::uint16_t> halves_ = std::vector<std::uint16_t>(200'000, 0x3e80);  ///< the same
   std::optional<Clock::time_point> began_;
 };
 
@@ -172,7 +174,10 @@ extern "C" int MPI_Iprobe(int source, int tag, MPI_Comm communicator, int* flag,
 int main(int argc, char** argv) {
   alarm(120);
   const Options options = read_options(argc, argv);
-  const RuntimeOptions how{.threads = 2,
+  const char* device = std::getenv("TEST_DEVICE");
+  const bool is_gpu = device != nullptr && std::string_view(device) == "cuda";
+  const RuntimeOptions how{.device = is_gpu ? DeviceKind::cuda : DeviceKind::host,
+                           .threads = 2,
                            .collectives = options.collectives,
                            .deadline = std::chrono::milliseconds(options.deadline)};
   int rank = -1;
@@ -183,10 +188,16 @@ int main(int argc, char** argv) {
   };
   std::optional<Runtime> outer;
   try {
-    if (options.runtime_outlives) {
+    if (options.outlives > 0) {
       outer.emplace(argc, argv, how);
       rank = outer->rank();
-      Run(*outer, options).steps();
+      Run run(*outer, options);
+      try {
+        run.steps();
+      } catch (const std::exception& error) {
+        if (options.outlives > 1) return fail(error);
+        throw;
+      }
     }
     Runtime runtime(argc, argv, how);
     rank = runtime.rank();

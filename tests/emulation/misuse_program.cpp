@@ -31,6 +31,15 @@ void misuse(std::string_view name, int rank) {
   } else if (name == "messages") {
     if (rank == 0) ncclSend(data, 100, ncclFloat32, 1, communicator, nullptr);
     if (rank == 1) ncclRecv(data, 50, ncclFloat32, 0, communicator, nullptr);
+  } else if (name == "registered") {
+    void* handle = nullptr;
+    if (rank == 0) ncclCommRegister(communicator, data, 4000, &handle);
+    ncclAllReduce(data, data, 10, ncclFloat32, ncclSum, communicator, nullptr);
+  } else if (name == "windows") {
+    void* memory = nullptr;
+    ncclWindow_t window = nullptr;
+    ncclMemAlloc(&memory, 8192);
+    ncclCommWindowRegister(communicator, memory, 4096 * (rank + 1), &window, 0);
   } else if (name == "host") {
     float local[10] = {};
     ncclAllReduce(local, data, 10, ncclFloat32, ncclSum, communicator, nullptr);

@@ -262,6 +262,24 @@ TEST_F(NcclInProgress, FinalizeWaitsForWhatWasBegun) {
   EXPECT_CUDA(cudaStreamQuery(stream_));
 }
 
+TEST_F(NcclInProgress, WindowsComeWhenAllRanksHaveCalled) {
+  void* memory = nullptr;
+  ASSERT_NCCL(ncclMemAlloc(&memory, 10'000));
+  for (const char* has_windows : {"1", "0"}) {
+    setenv("EMULATION_NCCL_WINDOWS", has_windows, 1);
+    ncclWindow_t window = nullptr;
+    EXPECT_EQ(ncclCommWindowRegister(communicator_, memory, 10'000, &window, 0), ncclInProgress);
+    EXPECT_EQ(window, nullptr);
+    settle();
+    EXPECT_EQ(window != nullptr, has_windows == std::string("1"));
+    if (window != nullptr) {
+      EXPECT_NCCL(ncclCommWindowDeregister(communicator_, window));
+    }
+  }
+  setenv("EMULATION_NCCL_WINDOWS", "1", 1);
+  EXPECT_NCCL(ncclMemFree(memory));
+}
+
 TEST_F(Nccl, RegistersMemory) {
   void* memory = nullptr;
   ASSERT_NCCL(ncclMemAlloc(&memory, 10'000));
@@ -271,9 +289,10 @@ TEST_F(Nccl, RegistersMemory) {
   EXPECT_NCCL(ncclCommRegister(communicator_, memory, 10'000, &handle));
   EXPECT_NCCL(
       ncclCommWindowRegister(communicator_, memory, 10'000, &window, NCCL_WIN_COLL_SYMMETRIC));
-  EXPECT_NCCL(ncclCommWindowDeregister(communicator_, window));
   EXPECT_NCCL(ncclCommDeregister(communicator_, handle));
   set_strict(false);
+  EXPECT_EQ(ncclMemFree(memory), ncclInvalidUsage);  // there is the window
+  EXPECT_NCCL(ncclCommWindowDeregister(communicator_, window));
   EXPECT_EQ(ncclCommRegister(communicator_, memory, 20'000, &handle), ncclInvalidArgument);
   cudaIpcMemHandle_t ipc;
   EXPECT_EQ(cudaIpcGetMemHandle(&ipc, memory), cudaErrorInvalidValue);

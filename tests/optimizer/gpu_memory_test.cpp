@@ -50,7 +50,7 @@ TEST_P(GpuMemory, OfThreeBillionParametersIsTheTable) {
   const OptimizerOptions options{.state = GetParam()};
   const ShardedOptimizer optimizer(runtime, parameters, AdEMAMix{}, options);
 
-  const layout::Layout layout(parameters, default_bucket_elements(DeviceKind::cuda));
+  const layout::Layout layout(parameters, default_bucket_elements(DeviceKind::cuda, 1));
   constexpr std::int64_t square_sum = sizeof(device::SquareSum);
   const std::int64_t blocks = n / math::block_elements;
   std::vector<Row> rows{{"parameters", 2 * n},

@@ -40,6 +40,7 @@ class ForwardingDevice : public device::Device {
   void synchronize() override { inner_->synchronize(); }
   bool is_idle() override { return inner_->is_idle(); }
   bool is_decided() override { return inner_->is_decided(); }
+  [[nodiscard]] std::unique_ptr<Device> beside() const override { return inner_->beside(); }
   [[nodiscard]] bool is_host() const noexcept override { return inner_->is_host(); }
   [[nodiscard]] std::string description() const override { return inner_->description(); }
 

@@ -90,7 +90,12 @@ ncclResult_t add(const char* name, ncclComm_t communicator, cudaStream_t stream,
         result != ncclSuccess)
       return result;
   }
-  members.push_back({communicator, stream, call});
+  Call known = call;
+  known.is_registered =
+      (!reads || is_registered(*communicator, call.from, bytes * (scatters ? ranks : 1))) &&
+      (call.operation == Operation::send ||
+       is_registered(*communicator, call.to, bytes * (gathers ? ranks : 1)));
+  members.push_back({communicator, stream, known});
   return depth > 0 ? ncclSuccess : end_group();
 }
 

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <set>
 
 #include "arena.hpp"
-#include "memory.hpp"
 #include "process.hpp"
 #include "shared_files.hpp"
 
@@ -72,6 +72,7 @@ ncclResult_t advance(Communicator& c) {
   const ncclResult_t met = meet(c);
   if (met != ncclSuccess) return c.state = met;
   if (c.polls_left-- > 0) return ncclInProgress;
+  if (!c.windows.empty() && !open_windows(c)) return ncclInProgress;
   submit_pending(c);
   if (c.is_finalized && !all_done(c)) return ncclInProgress;
   return c.state = ncclSuccess;
@@ -115,6 +116,11 @@ ncclResult_t begin_call(Communicator& c) {
   c.state = ncclInProgress;
   c.polls_left = draw_polls(c);
   return ncclInProgress;
+}
+
+std::vector<const Communicator*> all_communicators() {
+  const std::lock_guard lock(mutex);
+  return {live().begin(), live().end()};
 }
 
 int communicators_left() {
@@ -256,58 +262,6 @@ const char* ncclGetErrorString(ncclResult_t result) {
 
 const char* ncclGetLastError(ncclComm_t communicator) {
   return communicator == nullptr ? "" : communicator->last_error.c_str();
-}
-
-ncclResult_t ncclMemAlloc(void** memory, std::size_t bytes) {
-  if (enter("ncclMemAlloc") != cudaSuccess) return ncclUnhandledCudaError;
-  return allocate(Kind::device, memory, bytes, true) == cudaSuccess ? ncclSuccess
-                                                                    : ncclUnhandledCudaError;
-}
-
-ncclResult_t ncclMemFree(void* memory) {
-  return release(memory, "ncclMemFree", Kind::device, Kind::device) == cudaSuccess
-             ? ncclSuccess
-             : ncclUnhandledCudaError;
-}
-
-ncclResult_t ncclCommRegister(ncclComm_t communicator, void* memory, std::size_t bytes,
-                              void** handle) {
-  if (const ncclResult_t result = open_settled(communicator, "ncclCommRegister");
-      result != ncclSuccess)
-    return result;
-  const Allocation* held = find(memory);
-  if (held == nullptr ||
-      reinterpret_cast<std::uintptr_t>(memory) + bytes > held->begin + held->bytes) {
-    return refuse(ncclInvalidArgument, "NCCL was given {} bytes at {} to register: {}", bytes,
-                  memory, emulation::describe(reinterpret_cast<std::uintptr_t>(memory)));
-  }
-  *handle = new char;
-  communicator->registered.insert(*handle);
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommDeregister(ncclComm_t communicator, void* handle) {
-  if (const ncclResult_t result = open(communicator, "ncclCommDeregister"); result != ncclSuccess)
-    return result;
-  if (communicator->registered.erase(handle) == 0)
-    return refuse(ncclInvalidArgument, "NCCL was given {} to deregister, which isn't registered",
-                  handle);
-  delete static_cast<char*>(handle);
-  return ncclSuccess;
-}
-
-ncclResult_t ncclCommWindowRegister(ncclComm_t communicator, void* memory, std::size_t bytes,
-                                    ncclWindow_t* window, int /*flags*/) {
-  if (reinterpret_cast<std::uintptr_t>(memory) % NCCL_WIN_REQUIRED_ALIGNMENT != 0) {
-    return refuse(ncclInvalidArgument,
-                  "ncclCommWindowRegister: {} isn't a multiple of {}; use ncclMemAlloc", memory,
-                  NCCL_WIN_REQUIRED_ALIGNMENT);
-  }
-  return ncclCommRegister(communicator, memory, bytes, reinterpret_cast<void**>(window));
-}
-
-ncclResult_t ncclCommWindowDeregister(ncclComm_t communicator, ncclWindow_t window) {
-  return ncclCommDeregister(communicator, window);
 }
 
 }  // extern "C"

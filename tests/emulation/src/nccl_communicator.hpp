@@ -3,7 +3,7 @@
 /// A communicator as its rank's host process knows it.
 
 #include <cstdint>
-#include <set>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +11,21 @@
 #include "errors.hpp"
 #include "nccl_shared.hpp"
 #include "streams.hpp"
+
+namespace emulation::nccl {
+
+struct Registered {
+  std::uintptr_t begin = 0;
+  std::size_t bytes = 0;
+};
+
+struct PendingWindow {
+  std::uint64_t number = 0;
+  Registered memory;
+  ncclWindow_t* handle = nullptr;
+};
+
+}  // namespace emulation::nccl
 
 struct ncclComm {
   emulation::nccl::Shared* shared = nullptr;
@@ -27,7 +42,11 @@ struct ncclComm {
   /// Groups that were ended and not yet put into their streams.
   std::vector<std::pair<cudaStream_t, emulation::Command>> pending = {};
   std::vector<std::pair<int, std::uint64_t>> submitted = {};  ///< queues and numbers
-  std::set<void*> registered = {};
+  /// Memory that was registered, by its handle.
+  std::map<void*, emulation::nccl::Registered> registered = {};
+  /// That whose windows other ranks have yet to call for.
+  std::vector<emulation::nccl::PendingWindow> windows = {};
+  std::uint64_t windows_called = 0;
   std::string last_error = {};
 };
 
@@ -45,6 +64,13 @@ using Communicator = ncclComm;
 /// Puts pending groups into their streams.
 void submit_pending(Communicator& communicator);
 
+/// Whether all of some memory is registered.
+[[nodiscard]] bool is_registered(const Communicator& communicator, const void* memory,
+                                 std::size_t bytes);
+/// Makes the windows for which all ranks have called. Whether none is left.
+[[nodiscard]] bool open_windows(Communicator& communicator);
+
+[[nodiscard]] std::vector<const Communicator*> all_communicators();
 [[nodiscard]] int communicators_left();
 
 template <class... Args>

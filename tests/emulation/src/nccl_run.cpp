@@ -28,6 +28,10 @@ class Group {
 
   void run_collective(const Call& call, std::uint64_t number);
   void run_messages(std::span<const Call> calls);
+  /// Aborted, or a peer was lost: nothing is carried out any more.
+  [[nodiscard]] bool is_over() const {
+    return shared_.ranks[rank_].is_aborted || shared_.ranks[rank_].has_lost_peer;
+  }
 
  private:
   Rank& own() { return shared_.ranks[rank_]; }
@@ -35,12 +39,13 @@ class Group {
 
   template <class Ready>
   void wait(const Ready& ready) {
-    wait_until(shared_.bell, [&] { return own().is_aborted || ready(); });
-    if (own().is_aborted) throw Ended{};
+    wait_until(shared_.bell, [&] { return is_over() || ready(); });
+    if (is_over()) throw Ended{};
   }
 
   void read(int peer, const std::byte* from, std::byte* to, std::size_t bytes);
   void compare(const Call& call, std::uint64_t number, int peer);
+  void require_same_registration(const Call& call, bool is_registered, int peer) const;
   [[nodiscard]] std::vector<std::byte> gathered(const Call& call, std::uint64_t number);
   [[nodiscard]] std::vector<std::byte> reduced(const Call& call, std::uint64_t number,
                                                std::size_t begin, std::size_t bytes);
@@ -77,10 +82,20 @@ void Group::compare(const Call& call, std::uint64_t number, int peer) {
   const bool reduces =
       call.operation == Operation::all_reduce || call.operation == Operation::reduce_scatter;
   if (other.operation == call.operation && other.type == call.type && other.count == call.count &&
-      (!has_root || other.peer == call.peer) && (!reduces || other.op == call.op))
+      (!has_root || other.peer == call.peer) && (!reduces || other.op == call.op)) {
+    require_same_registration(call, other.is_registered, peer);
     return;
+  }
   fatal("NCCL's collective {} of rank {} is {}, but of rank {} it is {}", number, rank_,
         describe(call), peer, describe(other));
+}
+
+/// NCCL wants all ranks to register the memory of an operation, or none.
+void Group::require_same_registration(const Call& call, bool is_registered, int peer) const {
+  if (call.count == 0 || call.is_registered == is_registered) return;
+  fatal("the memory of {} is {} on rank {}, but {} on rank {}", describe(call),
+        call.is_registered ? "registered" : "not registered", rank_,
+        is_registered ? "registered" : "not registered", peer);
 }
 
 /// Adds from another rank on in each chunk: an order that nobody may rely on.
@@ -158,7 +173,7 @@ void Group::run_messages(std::span<const Call> calls) {
             continue;
           }
           posted[c] = box.posted + 1;
-          box.messages[box.posted % mailbox_messages] = {call.from, bytes};
+          box.messages[box.posted % mailbox_messages] = {call.from, bytes, call.is_registered};
           box.posted = posted[c];
           moved = true;
         }
@@ -171,6 +186,7 @@ void Group::run_messages(std::span<const Call> calls) {
             fatal("NCCL's rank {} receives {} bytes from rank {}, which sends {}, as message {}",
                   rank_, bytes, call.peer, message.bytes, box.taken + 1);
           }
+          require_same_registration(call, message.is_registered, call.peer);
           read(call.peer, message.from, call.to, bytes);
           box.taken.fetch_add(1);
           is_done[c] = true;
@@ -181,13 +197,13 @@ void Group::run_messages(std::span<const Call> calls) {
     }
     return moved;
   };
-  const auto is_over = [&] {
+  const auto are_done = [&] {
     for (std::size_t c = 0; c < calls.size(); ++c) {
       if (calls[c].is_point_to_point() && !is_done[c]) return false;
     }
     return true;
   };
-  while (!is_over()) {
+  while (!are_done()) {
     wait([&] {
       const bool moved = step();
       if (moved) ring(shared_.bell);
@@ -203,7 +219,8 @@ void run_group(Shared& shared, int rank, std::uint64_t number, std::uint64_t fir
   Rank& own = shared.ranks[rank];
   Group group(shared, rank);
   try {
-    wait_until(shared.bell, [&] { return own.is_aborted || own.groups_done == number - 1; });
+    wait_until(shared.bell, [&] { return group.is_over() || own.groups_done == number - 1; });
+    if (group.is_over()) throw Ended{};
     for (const Call& call : calls) {
       if (!call.is_point_to_point()) group.run_collective(call, first_collective++);
     }

@@ -34,6 +34,7 @@ struct Call {
   std::uint64_t count = 0;
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
+  bool is_registered = false;  ///< all memory that this rank reads and writes
 
   [[nodiscard]] bool is_point_to_point() const {
     return operation == Operation::send || operation == Operation::receive;
@@ -46,6 +47,7 @@ struct Call {
 struct Message {
   const std::byte* from;
   std::uint64_t bytes;
+  bool is_registered;
 };
 
 /// Messages from one rank to another, in the order of its sends.
@@ -65,6 +67,8 @@ struct Rank {
   std::atomic<std::uint64_t> called{0};  ///< collectives that it has come to
   std::atomic<std::uint64_t> done{0};    ///< collectives whose inputs it has read
   Call calls[remembered_calls];
+  std::atomic<std::uint64_t> windows{0};  ///< for which it has called
+  std::uint64_t window_bytes[remembered_calls];
 };
 
 struct Shared {
