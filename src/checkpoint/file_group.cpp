@@ -30,6 +30,22 @@ class HandedOver final : public ShardSource {
   comm::NodeStream& stream_;
 };
 
+/// Another one, until the writing is stopped.
+class Stoppable final : public ShardSource {
+ public:
+  Stoppable(const ShardSource& inner, const std::atomic<bool>& is_stopped)
+      : ShardSource(inner.contents()), inner_(inner), is_stopped_(is_stopped) {}
+
+  void copy(std::size_t array, std::int64_t begin, std::span<float> to) const override {
+    if (is_stopped_) throw CheckpointError("the save was given up");
+    inner_.copy(array, begin, to);
+  }
+
+ private:
+  const ShardSource& inner_;
+  const std::atomic<bool>& is_stopped_;
+};
+
 void hand_over(const ShardSource& source, comm::NodeStream& stream) {
   for (std::size_t a = 0; a < source.contents().arrays.size(); ++a) {
     const std::int64_t elements = source.contents().arrays[a].elements;
@@ -85,12 +101,14 @@ std::optional<CheckpointFile> FileGroup::write(const std::filesystem::path& dire
   std::vector<HandedOver> others;
   for (std::size_t i = 0; i < streams_.size(); ++i)
     others.emplace_back(contents[i + 1], *streams_[i]);
-  std::vector<const ShardSource*> all{&own};
+  const Stoppable stoppable(own, is_stopped_);
+  std::vector<const ShardSource*> all{&stoppable};
   for (const HandedOver& other : others) all.push_back(&other);
   return write_shard(directory / file_name_, JoinedShards(all));
 }
 
 void FileGroup::stop(std::string_view error) noexcept {
+  is_stopped_ = true;
   for (const auto& stream : streams_) stream->close(fmt::format("rank {}: {}", rank_, error));
 }
 

@@ -4,6 +4,7 @@
 /// the others hand their values over through memory, in the order of the file. So a file has one
 /// writer whatever file system it lies on, and is hashed from front to back.
 
+#include <atomic>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -33,8 +34,8 @@ class FileGroup {
                                       const ShardSource& own,
                                       const std::vector<ShardContents>& contents);
 
-  /// The others of the group don't wait for this rank any more, and get this error. From any
-  /// thread.
+  /// This rank writes no more, and the others of the group don't wait for it any more, and get this
+  /// error. From any thread.
   void stop(std::string_view error) noexcept;
 
  private:
@@ -42,6 +43,7 @@ class FileGroup {
   std::string file_name_;
   std::vector<int> ranks_;
   bool writes_ = true;
+  std::atomic<bool> is_stopped_ = false;
   std::unique_ptr<comm::NodeMemory> memory_;  ///< null where each rank writes a file
   device::Buffer shared_;
   std::vector<std::unique_ptr<comm::NodeStream>> streams_;  ///< from the others, or to the writer

@@ -294,8 +294,9 @@ std::optional<SwitchReport> load(ShardedOptimizer::Impl& optimizer,
     comm::agreed(optimizer.collectives, [&] {
       RuleStates without = optimizer.state.states();
       without.m2 = false;
-      optimizer.state.set_states(without);
-      optimizer.state.set_states(states_of(optimizer.rule));
+      const RuleStates with = states_of(optimizer.rule);
+      optimizer.state.set_states(without, optimizer.state.make_moments(without));
+      optimizer.state.set_states(with, optimizer.state.make_moments(with));
     });
   }
   Reading reading(optimizer, checkpoint, states);

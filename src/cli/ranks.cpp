@@ -7,6 +7,7 @@
 
 #include "cli/commands.hpp"
 #include "comm/abort.hpp"
+#include "comm/agree.hpp"
 #include "comm/runtime_impl.hpp"
 #include "shardmix/error.hpp"
 
@@ -19,6 +20,11 @@ namespace {
   comm::end_process(*runtime.impl().group, error.what(), exit_failure);
 }
 
+template <class Type>
+bool is(const Error& error) {
+  return dynamic_cast<const Type*>(&error) != nullptr;
+}
+
 }  // namespace
 
 int run_on_ranks(const Runtime& runtime, const std::function<int()>& work) {
@@ -27,8 +33,10 @@ int run_on_ranks(const Runtime& runtime, const std::function<int()>& work) {
   } catch (const CommError& failure) {
     end_all(runtime, failure);
   } catch (const Error& failure) {
+    if (is<DeviceError>(failure) && !is<comm::AgreedDeviceError>(failure))
+      end_all(runtime, failure);  // this rank's alone
     if (runtime.is_root()) complain(failure.what());
-    return dynamic_cast<const ConfigError*>(&failure) != nullptr ? exit_usage : exit_failure;
+    return is<ConfigError>(failure) ? exit_usage : exit_failure;
   } catch (const std::exception& failure) {
     end_all(runtime, failure);
   }

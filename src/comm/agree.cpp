@@ -48,7 +48,7 @@ Failure run(const std::function<void()>& local) {
     case Kind::comm:
       throw CommError(message);
     case Kind::device:
-      throw DeviceError(message);
+      throw AgreedDeviceError(message);
     case Kind::checkpoint:
       throw CheckpointError(message);
     default:

@@ -8,6 +8,7 @@
 #include "comm/agree.hpp"
 #include "comm/group.hpp"
 #include "comm/mpi_chunks.hpp"
+#include "comm/queue_watch.hpp"
 
 namespace shardmix::comm {
 namespace {
@@ -29,6 +30,13 @@ void all_reduce(const Group& group, std::span<std::int64_t> values, MPI_Op op) {
 }
 
 }  // namespace
+
+Collectives::Collectives(Group& group, device::Device& device) : group_(group), device_(device) {
+  if (!device.is_host() && group.size() > 1 && group.allows_threads())
+    queue_watch_ = std::make_unique<QueueWatch>(group.watch(), device);
+}
+
+Collectives::~Collectives() = default;
 
 int Collectives::rank() const noexcept {
   return group_.rank();
@@ -60,6 +68,16 @@ void Collectives::add_up(device::SquareSum* sum) {
 void Collectives::wait_for_device(bool (device::Device::*is_done)()) {
   if ((device_.*is_done)()) return;
   group_.watch().wait("the device", [&] { return (device_.*is_done)(); });
+}
+
+void Collectives::lead_trainer() {
+  device_.lead_trainer();
+  if (queue_watch_) queue_watch_->look_after();
+}
+
+std::int64_t Collectives::count_reduction() {
+  if (queue_watch_) queue_watch_->look_after();
+  return ++reductions_;
 }
 
 void Collectives::all_reduce_sum(std::span<std::int64_t> values) {

@@ -22,6 +22,7 @@
 namespace shardmix::comm {
 
 class Group;
+class QueueWatch;
 
 /// One bucket of a flat buffer, cut into a slice for each rank.
 struct SlicedBucket {
@@ -71,8 +72,8 @@ enum class Written : std::uint8_t {
 class Collectives {
  public:
   /// `group` and `device` must outlive this object and all that comes of it.
-  Collectives(Group& group, device::Device& device) : group_(group), device_(device) {}
-  virtual ~Collectives() = default;
+  Collectives(Group& group, device::Device& device);
+  virtual ~Collectives();
   Collectives(const Collectives&) = delete;
   Collectives& operator=(const Collectives&) = delete;
 
@@ -112,6 +113,9 @@ class Collectives {
   /// Waits until all that is queued on the device is done, or another thing that it can tell.
   virtual void wait_for_device(bool (device::Device::*is_done)() = &device::Device::is_idle);
 
+  /// What the trainer queues from now on waits for what is queued on the device. Local.
+  void lead_trainer();
+
   void all_reduce_sum(std::span<std::int64_t> values);
   void all_reduce_min(std::span<std::int64_t> values);
   void all_reduce_max(std::span<std::int64_t> values);
@@ -126,12 +130,13 @@ class Collectives {
  protected:
   [[nodiscard]] device::Device& device() const noexcept { return device_; }
   /// A reduction begins: its number, from 1.
-  [[nodiscard]] std::int64_t count_reduction() noexcept { return ++reductions_; }
+  [[nodiscard]] std::int64_t count_reduction();
 
  private:
   Group& group_;
   device::Device& device_;
   std::int64_t reductions_ = 0;
+  std::unique_ptr<QueueWatch> queue_watch_;  ///< null on a host, or for one rank
 };
 
 }  // namespace shardmix::comm

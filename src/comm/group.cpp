@@ -68,8 +68,24 @@ Group::Group(MPI_Comm communicator, std::chrono::milliseconds deadline)
   for (int r = 0; r < size; ++r) {
     if (first_ranks[static_cast<std::size_t>(r)] == first) neighbours.push_back(r);
   }
-  watch_ = std::make_unique<Watch>(duplicate(communicator), find_members(communicator, size),
+  watch_ = std::make_unique<Watch>(comm::duplicate(communicator), find_members(communicator, size),
                                    neighbours, deadline);
+}
+
+MPI_Comm Group::duplicate() const {
+  auto copy = std::make_unique<MPI_Comm>(MPI_COMM_NULL);
+  try {
+    MPI_Request request = MPI_REQUEST_NULL;
+    watch().begin("a communicator", [&] {
+      check(MPI_Comm_idup(communicator_, copy.get(), &request), "MPI_Comm_idup");
+    });
+    watch().finish(request, "a communicator");
+  } catch (...) {
+    (void)copy.release();  // MPI may write it yet
+    throw;
+  }
+  check(MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  return *copy;
 }
 
 Group::~Group() {

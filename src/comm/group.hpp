@@ -23,6 +23,8 @@ class Group {
   [[nodiscard]] int rank() const noexcept { return rank_; }
   [[nodiscard]] int size() const noexcept { return topology_.ranks; }
   [[nodiscard]] MPI_Comm communicator() const noexcept { return communicator_; }
+  /// Another one of the same ranks, under the deadline. Collective.
+  [[nodiscard]] MPI_Comm duplicate() const;
   [[nodiscard]] const Topology& topology() const noexcept { return topology_; }
   [[nodiscard]] Watch& watch() const noexcept { return *watch_; }
   /// Whether several threads of this process may call MPI.

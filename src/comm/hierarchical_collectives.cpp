@@ -35,7 +35,7 @@ class HierarchicalCollectives final : public NodeCollectives {
  public:
   HierarchicalCollectives(Group& group, device::Device& device)
       : NodeCollectives(group, device),
-        communicator_(duplicate(group.communicator())),
+        communicator_(group.duplicate()),
         adder_(device.beside()),
         staging_(device),
         progress_(group.watch(), group.allows_threads()) {}

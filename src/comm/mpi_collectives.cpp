@@ -34,7 +34,7 @@ class MpiCollectives final : public Collectives {
  public:
   MpiCollectives(Group& group, device::Device& device)
       : Collectives(group, device),
-        communicator_(duplicate(group.communicator())),
+        communicator_(group.duplicate()),
         staging_(device),
         progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
 

@@ -59,14 +59,12 @@ NcclPeers::~NcclPeers() {
 
 // NCCL wants all memory of an exchange to be known to it, or none.
 
-device::Buffer NcclPeers::allocate(const device::Device& device, std::int64_t bytes) {
+device::Buffer NcclPeers::allocate(device::Device& device, std::int64_t bytes) {
   if (bytes == 0) return {};
   std::byte* memory = nullptr;
   agreed(collectives_, [&] {
     memory = take_memory(device, bytes);
-    check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(bytes), cudaStreamPerThread),
-          "cudaMemsetAsync");
-    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
+    device.clear(memory, static_cast<std::size_t>(bytes));
   });
   void* window = nullptr;
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)

@@ -30,7 +30,7 @@ class NcclPeers {
 
   /// Zeroed memory, of the same size on all ranks of the group: a window of the communicator,
   /// where NCCL has them. Collective.
-  [[nodiscard]] device::Buffer allocate(const device::Device& device, std::int64_t bytes);
+  [[nodiscard]] device::Buffer allocate(device::Device& device, std::int64_t bytes);
   /// The same for this rank alone, of any size and with any content. Local.
   [[nodiscard]] device::Buffer allocate_local(const device::Device& device,
                                               std::int64_t bytes) const;

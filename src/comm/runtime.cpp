@@ -5,12 +5,16 @@
 
 #include <algorithm>
 #include <charconv>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <mutex>
+#include <stop_token>
 #include <string>
+#include <thread>
 
 #include "comm/agree.hpp"
 #include "comm/mpi_check.hpp"
@@ -26,7 +30,8 @@ namespace {
 using comm::check;
 
 /// Starts MPI if no one has.
-std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv) {
+std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv,
+                                              std::chrono::milliseconds deadline) {
   int running = 0;
   check(MPI_Initialized(&running), "MPI_Initialized");
   if (running != 0) return nullptr;
@@ -36,7 +41,7 @@ std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv) {
   struct sigaction action {};
   if (sigaction(SIGPIPE, nullptr, &action) == 0 && action.sa_handler == SIG_DFL)
     std::signal(SIGPIPE, SIG_IGN);
-  return std::make_unique<Runtime::Impl::Mpi>();
+  return std::make_unique<Runtime::Impl::Mpi>(deadline);
 }
 
 /// Cores that the ranks of this rank's node may run on, together.
@@ -84,7 +89,10 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
   cpu_set_t own;
   CPU_ZERO(&own);
   sched_getaffinity(0, sizeof own, &own);
-  const int cores = cores_of_node(group, own);
+  const int cores = [&] {
+    const comm::Watch::Guarded guarded(group.watch());
+    return cores_of_node(group, own);
+  }();
   const bool is_gpu = options.device == DeviceKind::cuda;
   // The host's device serves until the ranks have agreed that each has the one that was asked for.
   const auto host = device::host_device(1);
@@ -106,15 +114,28 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
 
 Runtime::Impl::Mpi::~Mpi() {
   // Without it the launcher sees a failed rank and ends the job.
-  if (!is_abandoned_ && std::uncaught_exceptions() == 0) MPI_Finalize();
+  if (is_abandoned_ || std::uncaught_exceptions() > 0) return;
+  // It joins the other ranks, of which one may have been stopped or cut off by now.
+  std::mutex mutex;
+  std::condition_variable_any wakes;
+  const std::jthread guard([&](const std::stop_token& stop) {
+    std::unique_lock lock(mutex);
+    wakes.wait_for(lock, stop, deadline_, [] { return false; });
+    if (stop.stop_requested()) return;
+    std::fputs(
+        "MPI_Finalize doesn't come back: a rank is stuck, stopped or cut off; this process is "
+        "ended\n",
+        stderr);
+    std::_Exit(1);
+  });
+  MPI_Finalize();
 }
 
 Runtime::Impl::~Impl() {
   if (!mpi || !collectives_owner) return;
   if (!group->watch().over()) {
-    group->watch().end();
     try {
-      collectives().barrier();
+      group->watch().end();
     } catch (const std::exception& error) {
       print_line(fmt::format("rank {}, at the end: {}", collectives().rank(), error.what()));
     }
@@ -123,7 +144,7 @@ Runtime::Impl::~Impl() {
 }
 
 Runtime::Runtime(int& argc, char**& argv, const RuntimeOptions& options) {
-  auto mpi = start_mpi(argc, argv);
+  auto mpi = start_mpi(argc, argv, options.deadline);
   impl_ = make_impl(MPI_COMM_WORLD, options, std::move(mpi));
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "comm/collectives.hpp"
@@ -14,7 +15,7 @@ struct Runtime::Impl {
   /// MPI, where this runtime started it.
   class Mpi {
    public:
-    Mpi() = default;
+    explicit Mpi(std::chrono::milliseconds deadline) : deadline_(deadline) {}
     Mpi(const Mpi&) = delete;
     Mpi& operator=(const Mpi&) = delete;
     ~Mpi();
@@ -22,6 +23,7 @@ struct Runtime::Impl {
     void abandon() noexcept { is_abandoned_ = true; }
 
    private:
+    std::chrono::milliseconds deadline_;
     bool is_abandoned_ = false;
   };
 

@@ -9,7 +9,7 @@ class SharedCollectives final : public NodeCollectives {
  public:
   SharedCollectives(Group& group, device::Device& device)
       : NodeCollectives(group, device),
-        progress_(group.watch(), group.allows_threads() && group.size() > 1) {}
+        progress_(group.watch(), group.allows_threads() && group.size() > 1 && device.is_host()) {}
 
   std::string_view name() const noexcept override { return "shared"; }
   bool reads_in_place() const noexcept override { return true; }

@@ -25,6 +25,7 @@ std::unique_ptr<Collectives> best(Group& group, device::Device& device, bool is_
     return topology.nodes == 1 ? shared_collectives(group, device)
                                : hierarchical(group, device, is_gpu);
   } catch (const Error& error) {  // the same on all ranks
+    if (group.watch().over()) throw;
     auto other = anywhere(group, device);
     if (group.rank() == 0)
       fmt::print(stderr, "warning: {}; {} is used\n", error.what(), other->name());

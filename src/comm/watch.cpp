@@ -108,11 +108,15 @@ void Watch::guard() {
     if (guarded_ == 0 || seen != turns_) turns = 0;
     seen = turns_;
   }
-  const std::unique_lock verdict_lock(mutex_, std::try_to_lock);
-  const std::string known = verdict_lock.owns_lock() ? verdict_ : "";
-  const std::string line =
-      fmt::format("rank {}: {}; this process is ended, as MPI doesn't come back from a call\n",
-                  rank_, known.empty() ? "a connection to another rank may be broken" : known);
+  lock.unlock();
+  end_process("a connection to another rank may be broken", "MPI doesn't come back from a call");
+}
+
+void Watch::end_process(std::string_view else_known, std::string_view why) noexcept {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  const std::string_view known = lock.owns_lock() ? std::string_view(verdict_) : "";
+  const std::string line = fmt::format("rank {}: {}; this process is ended, as {}\n", rank_,
+                                       known.empty() ? else_known : known, why);
   std::fputs(line.c_str(), stderr);
   std::fflush(nullptr);
   std::_Exit(1);
@@ -164,6 +168,8 @@ void Watch::wait(std::string_view what, const std::function<bool()>& done) {
     throw_verdict();
     look_for_dead(what);
     if (cause.empty() && now - start <= deadline_) continue;
+    const std::unique_lock turn(inquiry_turn_, std::try_to_lock);
+    if (!turn.owns_lock()) continue;
     if (inquire(what, poll_done)) return;
     judge(cause.empty()
               ? fmt::format("rank {} waited {:g} s for {}", rank_, seconds(deadline_), what)
@@ -185,6 +191,13 @@ void Watch::finish(MPI_Request& request, std::string_view what) {
     check(MPI_Test(&request, &is_done, MPI_STATUS_IGNORE), "MPI_Test");
     return is_done != 0;
   });
+}
+
+void Watch::end() {
+  ends_ = true;
+  MPI_Request request = MPI_REQUEST_NULL;
+  begin("the others to end", [&] { check(MPI_Ibarrier(communicator_, &request), "MPI_Ibarrier"); });
+  finish(request, "the others to end");
 }
 
 void Watch::listen() {
@@ -255,11 +268,15 @@ void Watch::throw_verdict() {
     const std::scoped_lock lock(mutex_);
     if (verdict_.empty()) return;
   }
-  if (!over_) settle();
-  const std::scoped_lock lock(mutex_);
-  over_ = true;
+  close();
   device::keep_memory();
+  ++told_;
   throw CommError(verdict_);
+}
+
+void Watch::close() {
+  if (!over_) settle();
+  over_ = true;
 }
 
 void Watch::settle() {
@@ -364,20 +381,21 @@ void Watch::judge(std::string_view waited) {
            {});
 }
 
-void Watch::conclude(const std::string& verdict, const std::vector<int>& culprits) {
-  {
-    const std::scoped_lock lock(mutex_);
-    if (verdict_.empty()) {
-      verdict_ = verdict;
-      Note note{.kind = NoteKind::verdict};
-      std::strncpy(note.text.data(), verdict.c_str(), note.text.size() - 1);
-      for (int r = 0; r < members_.size(); ++r) {
-        if (r == rank_ || std::ranges::find(culprits, r) != culprits.end()) continue;
-        post(note, r);
-        unheard_.insert(r);
-      }
-    }
+void Watch::spread(const std::string& verdict, const std::vector<int>& culprits) {
+  const std::scoped_lock lock(mutex_);
+  if (!verdict_.empty()) return;
+  verdict_ = verdict;
+  Note note{.kind = NoteKind::verdict};
+  std::strncpy(note.text.data(), verdict.c_str(), note.text.size() - 1);
+  for (int r = 0; r < members_.size(); ++r) {
+    if (r == rank_ || std::ranges::find(culprits, r) != culprits.end()) continue;
+    post(note, r);
+    unheard_.insert(r);
   }
+}
+
+void Watch::conclude(const std::string& verdict, const std::vector<int>& culprits) {
+  spread(verdict, culprits);
   throw_verdict();
   std::terminate();  // a verdict always throws
 }
@@ -388,11 +406,12 @@ void Watch::leave(std::string_view error) noexcept {
   try {
     listen();
     const std::string own = members_.describe({rank_});
-    conclude(error.empty()
-                 ? fmt::format("{} was ended by an error of its own; its message tells which", own)
-                 : fmt::format("{} was ended by an error of its own: {}", own, error),
-             {});
-  } catch (const std::exception&) {  // the verdict, which the caller's own error precedes
+    spread(error.empty()
+               ? fmt::format("{} was ended by an error of its own; its message tells which", own)
+               : fmt::format("{} was ended by an error of its own: {}", own, error),
+           {});
+    close();
+  } catch (const std::exception&) {  // the caller's own error precedes it
   }
 }
 

@@ -9,8 +9,9 @@
 /// throws it. A rank that an exception ends says so itself.
 ///
 /// After a verdict nothing of ours waits for other ranks or calls MPI, which may end a process that
-/// meets a broken connection. No memory is given back either: late messages would arrive in it, and
-/// a GPU that gives some back waits for all that is queued, and so for ranks that are gone.
+/// meets a broken connection. Who is told a verdict gives no memory back either: late messages
+/// would arrive in it, and a GPU that gives some back waits for all that is queued, and so for
+/// ranks that are gone.
 
 #include <mpi.h>
 
@@ -80,9 +81,10 @@ class Watch {
   /// Answers other ranks' questions. From any thread.
   void listen();
 
-  /// This rank's run ends: it begins one more operation at most, a barrier. Who waits in another
-  /// one waits in vain.
-  void end() noexcept { ends_ = true; }
+  /// This rank's run ends: waits until all others' do. Who waits in another operation waits in
+  /// vain. On a communicator of its own: where an error ends this rank, the others may be in a
+  /// collective operation, which must not meet another one.
+  void end();
 
   /// Tells the other ranks that an error ends this one, and which if that is known. It is over
   /// then.
@@ -91,6 +93,15 @@ class Watch {
   /// Whether the other ranks are not to be waited for any more, and MPI not to be called: there is
   /// a verdict, this rank left, or an exception unwinds.
   [[nodiscard]] bool over() const noexcept { return over_ || std::uncaught_exceptions() > 0; }
+
+  /// How often the verdict was thrown to who waited or began something.
+  [[nodiscard]] int told() const noexcept { return told_; }
+
+  /// For answers and verdicts, beyond the deadline.
+  [[nodiscard]] std::chrono::milliseconds grace() const;
+
+  /// Ends this process, which nothing else would: says the verdict, or `else_known`, and `why`.
+  [[noreturn]] void end_process(std::string_view else_known, std::string_view why) noexcept;
 
  private:
   enum class State : std::int32_t { computes, waits, ends };
@@ -106,6 +117,8 @@ class Watch {
   }
   void guard();
   void throw_verdict();
+  /// The verdict is known: sees that all hear of it. From now on it is over.
+  void close();
   /// Until all have heard the verdict that this rank sent, and its own last answers have left.
   void settle();
   void look_for_dead(std::string_view what);
@@ -114,8 +127,8 @@ class Watch {
   /// Concludes from the answers. `waited`: who waited for what.
   [[noreturn]] void judge(std::string_view waited);
   [[noreturn]] void conclude(const std::string& verdict, const std::vector<int>& culprits);
-  /// For answers and verdicts, beyond the deadline.
-  [[nodiscard]] std::chrono::milliseconds grace() const;
+  /// Makes it the verdict, if there is none, and sends it to all but the culprits.
+  void spread(const std::string& verdict, const std::vector<int>& culprits);
 
   MPI_Comm communicator_;
   int rank_;
@@ -125,7 +138,9 @@ class Watch {
   std::atomic<int> waiting_ = 0;  ///< above 0: in wait()
   std::atomic<bool> ends_ = false;
   std::atomic<bool> over_ = false;
-  std::mutex mutex_;  ///< of what follows
+  std::atomic<int> told_ = 0;
+  std::mutex inquiry_turn_;  ///< of the thread that asks the others
+  std::mutex mutex_;         ///< of what follows
   std::list<Sent> sent_;
   std::int32_t inquiry_ = 0;  ///< the current one's number
   struct Answer {

@@ -2,8 +2,11 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
 #include <variant>
 #include <vector>
@@ -13,7 +16,8 @@
 #include "device/cuda_update.hpp"
 #include "shardmix/error.hpp"
 
-// Work is queued on one stream, and the host waits for it in synchronize() alone.
+// Work is queued on one stream, and the host waits for it in synchronize() alone. What the host
+// waits for otherwise, copies to and from it, goes beside that stream.
 
 namespace shardmix::device {
 namespace {
@@ -46,6 +50,19 @@ auto update_kernel_for(const UpdateArrays& arrays) {
              : &update_kernel<Kernel, State, Format<fp16, WeightStorage::parameter>>;
 }
 
+/// While it lives, what this thread calls doesn't break a graph that the trainer captures
+/// elsewhere.
+class BesideCaptures {
+ public:
+  BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~BesideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  BesideCaptures(const BesideCaptures&) = delete;
+  BesideCaptures& operator=(const BesideCaptures&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 class CudaDevice final : public Device {
  public:
   explicit CudaDevice(int place) {
@@ -62,17 +79,17 @@ class CudaDevice final : public Device {
     name_ = properties.name;
     multiprocessors_ = properties.multiProcessorCount;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    for (cudaEvent_t* event : {&event_, &decided_})
+    for (cudaEvent_t* event : {&event_, &decided_, &places_[0], &places_[1]})
       check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   }
 
   ~CudaDevice() override {
     if (keeps_memory()) return;  // what is queued may never end
     cudaStreamSynchronize(stream_);
-    cudaFree(table_);
+    for (void* table : tables_) cudaFree(table);
     cudaFree(sink_);
-    cudaEventDestroy(decided_);
-    cudaEventDestroy(event_);
+    for (cudaEvent_t event : {event_, decided_, places_[0], places_[1]}) cudaEventDestroy(event);
+    for (cudaStream_t stream : idle_streams_) cudaStreamDestroy(stream);
     cudaStreamDestroy(stream_);
   }
 
@@ -93,9 +110,7 @@ class CudaDevice final : public Device {
                         " are free): " + cudaGetErrorString(status) +
                         "; shard over more ranks, or keep less (state compact, shorter dtypes)");
     }
-    // Not behind what is queued, which may wait for other ranks.
-    check(cudaMemsetAsync(memory, 0, bytes, cudaStreamPerThread), "cudaMemsetAsync");
-    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
+    clear(memory, bytes);
     return memory;
   }
 
@@ -168,14 +183,28 @@ class CudaDevice final : public Device {
   bool is_idle() override { return is_done(cudaStreamQuery(stream_), "cudaStreamQuery"); }
   bool is_decided() override { return is_done(cudaEventQuery(decided_), "cudaEventQuery"); }
 
+  void remember(int place) override {
+    check(cudaEventRecord(places_[place], stream_), "cudaEventRecord");
+  }
+  bool is_past(int place) override {
+    check(cudaSetDevice(device_), "cudaSetDevice");  // of this thread
+    const BesideCaptures beside;
+    return is_done(cudaEventQuery(places_[place]), "cudaEventQuery");
+  }
+
   void synchronize() override { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes == 0) return;
-    check(cudaSetDevice(device_), "cudaSetDevice");  // of this thread
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, cudaStreamPerThread),
-          "cudaMemcpyAsync");
-    check(cudaStreamSynchronize(cudaStreamPerThread), "cudaStreamSynchronize");
+    beside_all([&](cudaStream_t stream) {
+      check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), "cudaMemcpyAsync");
+    });
+  }
+  void clear(void* memory, std::size_t bytes) override {
+    if (bytes == 0) return;
+    beside_all([&](cudaStream_t stream) {
+      check(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
+    });
   }
 
   bool is_host() const noexcept override { return false; }
@@ -202,6 +231,29 @@ class CudaDevice final : public Device {
   void order(cudaStream_t first, cudaStream_t second) {
     check(cudaEventRecord(event_, first), "cudaEventRecord");
     check(cudaStreamWaitEvent(second, event_, 0), "cudaStreamWaitEvent");
+  }
+
+  /// Has `work` queued on a stream that waits for no other, and waits for it. The default stream
+  /// and a thread's own (cudaStreamPerThread) wait for the trainer's, and so perhaps for other
+  /// ranks.
+  template <class Work>
+  void beside_all(const Work& work) {
+    check(cudaSetDevice(device_), "cudaSetDevice");  // of this thread
+    const BesideCaptures beside;
+    cudaStream_t stream = nullptr;
+    {
+      const std::scoped_lock lock(idle_mutex_);
+      if (!idle_streams_.empty()) {
+        stream = idle_streams_.back();
+        idle_streams_.pop_back();
+      }
+    }
+    if (stream == nullptr)
+      check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    work(stream);
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    const std::scoped_lock lock(idle_mutex_);
+    idle_streams_.push_back(stream);
   }
 
   void square(const ReduceTask& task) {
@@ -233,19 +285,20 @@ class CudaDevice final : public Device {
     }
   }
 
-  /// A copy on the device, until the next one takes its place behind what is queued now.
+  /// A copy on the device, until the next one takes its place behind what is queued now. A table
+  /// that was too small stays until the end: to free it would wait for what is queued.
   const void* const* on_device(const std::vector<const void*>& addresses) {
     const std::size_t bytes = addresses.size() * sizeof(void*);
-    if (addresses.size() > table_size_) {
-      synchronize();
-      check(cudaFree(table_), "cudaFree");
-      table_ = nullptr;
-      check(cudaMalloc(&table_, bytes), "cudaMalloc");
-      table_size_ = addresses.size();
+    if (bytes > table_bytes_) {
+      const std::size_t room = std::bit_ceil(bytes);
+      void* table = nullptr;
+      check(cudaMalloc(&table, room), "cudaMalloc");
+      tables_.push_back(table);
+      table_bytes_ = room;
     }
-    check(cudaMemcpyAsync(table_, addresses.data(), bytes, cudaMemcpyHostToDevice, stream_),
+    check(cudaMemcpyAsync(tables_.back(), addresses.data(), bytes, cudaMemcpyHostToDevice, stream_),
           "cudaMemcpyAsync");
-    return static_cast<const void* const*>(table_);
+    return static_cast<const void* const*>(tables_.back());
   }
 
   /// Groups of threads with a warp for each block.
@@ -286,9 +339,12 @@ class CudaDevice final : public Device {
   cudaStream_t trainer_ = nullptr;       ///< the default stream
   cudaEvent_t event_ = nullptr;          ///< of order()
   cudaEvent_t decided_ = nullptr;        ///< behind the last decide()
-  std::map<const void*, int> resident_;  ///< groups of threads of each kernel
-  void* table_ = nullptr;
-  std::size_t table_size_ = 0;
+  std::array<cudaEvent_t, 2> places_{};  ///< of remember()
+  std::mutex idle_mutex_;
+  std::vector<cudaStream_t> idle_streams_;  ///< of beside_all()
+  std::map<const void*, int> resident_;     ///< groups of threads of each kernel
+  std::vector<void*> tables_;               ///< of addresses; the last one is in use
+  std::size_t table_bytes_ = 0;
   unsigned* sink_ = nullptr;
 };
 

@@ -179,9 +179,16 @@ class Device {
   /// Whether what the last decide() decided is known.
   [[nodiscard]] virtual bool is_decided() = 0;
 
+  /// Remembers how far the queue is, as place 0 or 1; is_past() tells, to any thread, whether it
+  /// has come there.
+  virtual void remember(int /*place*/) {}
+  [[nodiscard]] virtual bool is_past(int /*place*/) { return true; }
+
   /// Copies between memory of this device and of the host, and waits. Not queued: what was queued
   /// for that memory must be done. From any thread.
   virtual void copy(void* to, const void* from, std::size_t bytes) = 0;
+  /// Makes memory of the device zero in the same way.
+  virtual void clear(void* memory, std::size_t bytes) = 0;
 
   /// Whether hosts can address memory of kind `device`.
   [[nodiscard]] virtual bool is_host() const noexcept = 0;

@@ -169,6 +169,7 @@ class HostDevice final : public Device {
   void copy(void* to, const void* from, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
+  void clear(void* memory, std::size_t bytes) override { zero(memory, bytes); }
   bool is_host() const noexcept override { return true; }
 
   void update(const UpdateTask& task) override {

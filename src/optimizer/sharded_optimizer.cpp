@@ -90,6 +90,7 @@ std::unique_ptr<ShardedOptimizer::Impl> make_impl(Runtime& runtime, Parameters p
     }
   });
   require_same_everywhere(collectives, parameters, options);
+  collectives.wait_for_device();  // another optimizer may have queued what waits for other ranks
   std::optional<layout::Layout> layout;
   comm::agreed(collectives, [&] {
     const auto kind = runtime.impl().device->is_host() ? DeviceKind::host : DeviceKind::cuda;
@@ -201,7 +202,7 @@ void ShardedOptimizer::Impl::wait_bucket(std::size_t bucket) {
   if (gathers[bucket] == nullptr) return;
   gathers[bucket]->wait();
   gathers[bucket].reset();
-  device.lead_trainer();
+  collectives.lead_trainer();
 }
 
 void ShardedOptimizer::Impl::wait_all() {
@@ -309,7 +310,7 @@ void ShardedOptimizer::zero_gradients() {
   }
   impl_->device.follow_trainer();
   impl_->state.zero_gradients();
-  impl_->device.lead_trainer();
+  collectives.lead_trainer();
 }
 
 StepReport ShardedOptimizer::step() {

@@ -80,7 +80,7 @@ ShardedState::ShardedState(device::Device& device, layout::Layout layout, device
       states_(states),
       parameters_(std::move(parameters)),
       gradients_(std::move(gradients)),
-      moments_(allocate(states)) {
+      moments_(make_moments(states)) {
   std::int64_t bytes = 0;
   for (std::size_t b = 0; b < shard_.slices.size(); ++b) {
     master_begin_.push_back(bytes);
@@ -123,7 +123,7 @@ bool ShardedState::has(State state) const noexcept {
   return false;
 }
 
-ShardedState::Moments ShardedState::allocate(const RuleStates& states) const {
+ShardedState::Moments ShardedState::make_moments(const RuleStates& states) const {
   const std::int64_t n = shard_.elements;
   Moments result;
   if (options_.state == StateFormat::compact) {
@@ -150,9 +150,8 @@ device::UpdateArrays ShardedState::arrays_of(const Moments& moments, const RuleS
   return a;
 }
 
-void ShardedState::set_states(const RuleStates& states) {
+void ShardedState::set_states(const RuleStates& states, Moments fresh) {
   if (states == states_) return;
-  Moments fresh = allocate(states);
   const device::UpdateArrays from = arrays_of(moments_, states_);
   const device::UpdateArrays to = arrays_of(fresh, states);
   device_.synchronize();

@@ -53,9 +53,19 @@ class ShardedState {
   [[nodiscard]] const RuleStates& states() const noexcept { return states_; }
   [[nodiscard]] bool has(State state) const noexcept;
 
-  /// Allocates what `states` has and this lacks, at zero, and frees what it lacks. A sum in place
-  /// of an average counts as another m2.
-  void set_states(const RuleStates& states);
+  /// The arrays of one rule's states, for this shard.
+  struct Moments {
+    device::Buffer m1;
+    device::Buffer m2;
+    device::Buffer v;
+    device::Buffer words;
+    device::Buffer scales;
+  };
+  /// Zeroed. Throws DeviceError where there is no room.
+  [[nodiscard]] Moments make_moments(const RuleStates& states) const;
+  /// Goes over to `states` in `fresh`, made for them: what both have is kept, what this has alone
+  /// is freed. A sum in place of an average counts as another m2.
+  void set_states(const RuleStates& states, Moments fresh);
 
   [[nodiscard]] std::byte* parameter_at(std::int64_t element) const noexcept;
   [[nodiscard]] std::byte* gradient_at(std::int64_t element) const noexcept;
@@ -91,15 +101,6 @@ class ShardedState {
   [[nodiscard]] MemoryReport memory() const noexcept;
 
  private:
-  /// The arrays of one rule's states.
-  struct Moments {
-    device::Buffer m1;
-    device::Buffer m2;
-    device::Buffer v;
-    device::Buffer words;
-    device::Buffer scales;
-  };
-  [[nodiscard]] Moments allocate(const RuleStates& states) const;
   [[nodiscard]] static device::UpdateArrays arrays_of(const Moments& moments,
                                                       const RuleStates& states);
   [[nodiscard]] comm::SlicedBucket sliced(const device::Buffer& buffer, std::size_t bucket) const;

@@ -97,9 +97,15 @@ SwitchReport ShardedOptimizer::switch_rule(Rule rule, const SwitchOptions& optio
     optimizer::require_m2_start(options, before, after, name_of(o.rule), name_of(rule));
   });
   const bool m2_begins = optimizer::m2_begins(before, after);
+  o.wait_all();
   o.await_readers();
+  o.collectives.wait_for_device();
+  optimizer::ShardedState::Moments moments;
   comm::agreed(o.collectives, [&] {
-    o.state.set_states(after);
+    if (after != before) moments = o.state.make_moments(after);
+  });
+  comm::agreed(o.collectives, [&] {
+    o.state.set_states(after, std::move(moments));
     if (m2_begins && options.m2 == M2Start::from_m1) o.start_m2_from_m1(rule);
   });
   if (m2_begins || !after.m2) o.clocks.slow_step = 0;

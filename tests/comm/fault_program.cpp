@@ -20,6 +20,9 @@
 #include <vector>
 
 #include "shardmix/shardmix.hpp"
+#ifdef FAULT_PROGRAM_HAS_CUDA
+#include <cuda_runtime.h>
+#endif
 
 namespace {
 
@@ -33,6 +36,7 @@ struct Options {
   int throw_at = 0;  ///< in ms after the first step
   int throw_rank = -1;
   bool hangs = false;           ///< in MPI, instead of throwing
+  bool queues = false;          ///< the trainer: on its stream, which it waits for
   int outlives = 0;             ///< the error: nothing, the runtime (1), or the optimizer too (2)
   std::string directory = ".";  ///< rank R writes ready.R and error.R there
 };
@@ -49,6 +53,7 @@ Options read_options(int argc, char** argv) {
   number("--throw-at", options.throw_at);
   number("--throw-rank", options.throw_rank);
   number("--hangs", options.hangs);
+  number("--queues", options.queues);
   number("--outlives", options.outlives);
   if (values.contains("--collectives")) options.collectives = values["--collectives"];
   if (values.contains("--directory")) options.directory = values["--directory"];
@@ -105,9 +110,11 @@ class Run {
       for (int m = 1; m < micro_batches; ++m) {
         micro_batch();
         optimizer_.accumulate();
+        wait_for_stream();
       }
       micro_batch();
       optimizer_.step();
+      wait_for_stream();
       if (step == 0) {
         began_ = Clock::now();
         report(options_, "ready", rank_, "");
@@ -120,15 +127,32 @@ class Run {
     optimizer_.wait();
     optimizer_.zero_gradients();
     for (auto name = names_.rbegin(); name != names_.rend(); ++name) {
-      const TensorView gradient = optimizer_.gradient(*name);
-      if (gradient.dtype == fp32)
-        optimizer_.write(gradient, singles_.data());
-      else
-        optimizer_.write(gradient, halves_.data());
+      set(optimizer_.gradient(*name));
       if (own_() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(own_() % 3000));
       if (own_() % 8 != 0) optimizer_.mark_ready(*name);
       maybe_throw();
     }
+  }
+
+  void set(const TensorView& gradient) {
+#ifdef FAULT_PROGRAM_HAS_CUDA
+    if (options_.queues) {
+      const auto bytes = static_cast<std::size_t>(gradient.elements * size_of(gradient.dtype));
+      if (cudaMemsetAsync(gradient.data, 0, bytes, nullptr) != cudaSuccess)
+        throw std::runtime_error("cudaMemsetAsync failed");
+      return;
+    }
+#endif
+    optimizer_.write(gradient, gradient.dtype == fp32 ? static_cast<const void*>(singles_.data())
+                                                      : halves_.data());
+  }
+
+  /// Without end, where it waits for a rank that is gone.
+  void wait_for_stream() const {
+#ifdef FAULT_PROGRAM_HAS_CUDA
+    if (options_.queues && cudaStreamSynchronize(nullptr) != cudaSuccess)
+      throw std::runtime_error("cudaStreamSynchronize failed");
+#endif
   }
 
   void maybe_throw() {

@@ -140,6 +140,12 @@ class Outcome:
     failures: list = dataclasses.field(default_factory=list)
 
 
+def last_words(job, rank):
+    """What ends a rank whose trainer waits for its GPU, and so for who is gone."""
+    ended = re.search(rf"^rank {rank}: (.*); this process is ended, as its GPU waits for other ranks$", job.said(), re.M)
+    return ended and ended[1]
+
+
 def named(message):
     return {int(rank) for rank in re.findall(r"rank (\d+) \(host", message)}
 
@@ -170,7 +176,8 @@ def judge(job, fault, victim, began, hosts, outcome):
     survivors = [rank for rank in job.ranks if fault == "cut" or rank != victim]
     alive = lambda: job.processes().keys() & survivors
     until(lambda: not alive(), LIMIT)
-    lost = {rank for rank in survivors if not job.have("error", [rank])}
+    ended = time.monotonic()
+    lost = {rank for rank in survivors if not job.have("error", [rank]) and not last_words(job, rank)}
     for rank in survivors:
         at_fault = {victim} if fault != "cut" else {r for r in job.ranks if host[r] != host[rank]}
         if fault == "cut" and host[rank] != 1:
@@ -186,7 +193,7 @@ def judge(job, fault, victim, began, hosts, outcome):
                 outcome.failures.append(f"rank {rank} ended without a message, with status {status}, where rank "
                                         f"{victim} is at fault")
         else:
-            when, message = job.read("error", rank)
+            when, message = job.read("error", rank) or (ended, last_words(job, rank))
             outcome.seconds = max(outcome.seconds, when - began)
             if not at_fault <= named(message) <= at_fault | lost:
                 outcome.failures.append(f"rank {rank}, where {sorted(at_fault)} are at fault, says: {message}")
@@ -202,7 +209,7 @@ def moment(fault, place, transport, draw, cluster=None):
     ranks = hosts * per_host
     victim = draw.randrange(ranks)
     options = ["--collectives", transport, "--seed", str(draw.randrange(1000)),
-               "--outlives", str(draw.randrange(2 if fault == "throw" else 3))]
+               "--outlives", str(draw.randrange(2 if fault == "throw" else 3)), "--queues", str(draw.randrange(2))]
     if fault in ("throw", "hang"):
         options += ["--throw-rank", str(victim), "--throw-at", str(draw.randrange(400)),
                     "--hangs", str(int(fault == "hang"))]

@@ -156,6 +156,17 @@ TEST_F(Capture, EndsWithAnErrorAfterCallsThatWait) {
       cudaErrorCapturedEvent);
 }
 
+TEST_F(Capture, IsntBrokenByAThreadThatIsBesideIt) {
+  begin(cudaStreamCaptureModeGlobal);
+  std::thread([] {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    EXPECT_CUDA(cudaThreadExchangeStreamCaptureMode(&mode));
+    EXPECT_EQ(mode, cudaStreamCaptureModeGlobal);
+    EXPECT_CUDA(cudaDeviceSynchronize());
+  }).join();
+  EXPECT_CUDA(cudaGraphExecDestroy(end()));
+}
+
 TEST_F(Capture, LeavesItsEventsBehind) {
   begin();
   fork_and_join(true);

@@ -37,6 +37,9 @@ class ForwardingDevice : public device::Device {
   void copy(void* to, const void* from, std::size_t bytes) override {
     inner_->copy(to, from, bytes);
   }
+  void clear(void* memory, std::size_t bytes) override { inner_->clear(memory, bytes); }
+  void remember(int place) override { inner_->remember(place); }
+  [[nodiscard]] bool is_past(int place) override { return inner_->is_past(place); }
   void synchronize() override { inner_->synchronize(); }
   bool is_idle() override { return inner_->is_idle(); }
   bool is_decided() override { return inner_->is_decided(); }

@@ -14,6 +14,7 @@ namespace shardmix::testing {
 inline std::map<std::string, std::vector<float>> states_of_shard(
     const ShardedOptimizer& optimizer) {
   const optimizer::ShardedState& state = optimizer.impl().state;
+  optimizer.impl().collectives.wait_for_device();
   std::map<std::string, std::vector<float>> all;
   for (const optimizer::State s : optimizer::all_states) {
     if (!state.has(s)) continue;

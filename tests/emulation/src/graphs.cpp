@@ -8,6 +8,7 @@
 #include <mutex>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "counting.hpp"
 
@@ -23,6 +24,7 @@ namespace emulation {
 namespace {
 
 std::mutex mutex;
+thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
 
 template <class T>
 std::set<T*>& live() {
@@ -116,9 +118,11 @@ void invalidate(Capture& capture) {
 }
 
 cudaError_t refuse_during_capture() {
+  if (thread_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
   const std::lock_guard lock(mutex);
   for (Capture* capture : live<Capture>()) {
     const bool is_ours = capture->thread == std::this_thread::get_id();
+    if (!is_ours && thread_mode == cudaStreamCaptureModeThreadLocal) continue;
     if (capture->mode == cudaStreamCaptureModeGlobal ||
         (capture->mode == cudaStreamCaptureModeThreadLocal && is_ours)) {
       invalidate(*capture);
@@ -194,6 +198,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
   }
   if (is_invalid) return noted(cudaErrorStreamCaptureInvalidated);
   return is_whole ? cudaSuccess : noted(cudaErrorStreamCaptureUnjoined);
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(thread_mode, *mode);
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
