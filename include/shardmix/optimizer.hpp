@@ -158,9 +158,9 @@ struct Clocks {
 class ShardedOptimizer {
  public:
   /// Allocates everything. Throws ConfigError for bad options or where the ranks disagree about the
-  /// parameters, DeviceError where memory is lacking. `runtime` must outlive the optimizer. Rank 0
-  /// logs a warning where the rule's beta3 doesn't suit the steps of its lr schedule; see
-  /// beta3_advice().
+  /// parameters, DeviceError where memory is lacking (several GPUs keep what they gave till then).
+  /// `runtime` must outlive the optimizer. Rank 0 logs a warning where the rule's beta3 doesn't
+  /// suit the steps of its lr schedule; see beta3_advice().
   ShardedOptimizer(Runtime& runtime, Parameters parameters, Rule rule,
                    const OptimizerOptions& options = {});
   ~ShardedOptimizer();
