@@ -29,6 +29,9 @@ namespace {
 
 using comm::check;
 
+/// Sums with it are far from overflow.
+constexpr std::chrono::milliseconds longest_deadline = std::chrono::years(1);
+
 /// Starts MPI if no one has.
 std::unique_ptr<Runtime::Impl::Mpi> start_mpi(int& argc, char**& argv,
                                               std::chrono::milliseconds deadline) {
@@ -98,9 +101,11 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
   const auto host = device::host_device(1);
   const auto probe = comm::mpi_collectives(*impl->group, *host);
   comm::agreed(*probe, [&] {
-    if (options.deadline <= std::chrono::milliseconds(0))
+    if (options.deadline <= std::chrono::milliseconds(0) || options.deadline > longest_deadline) {
       throw ConfigError(
-          fmt::format("the deadline must be above 0 ms, but is {}", options.deadline.count()));
+          fmt::format("the deadline must be above 0 ms and at most a year, but is {} ms",
+                      options.deadline.count()));
+    }
     impl->threads = thread_count(options, cores, group.topology().local_size, own);
     impl->device =
         is_gpu ? device::cuda_device(place_on_node(group)) : device::host_device(impl->threads);
@@ -115,12 +120,13 @@ std::unique_ptr<Runtime::Impl> make_impl(MPI_Comm communicator, const RuntimeOpt
 Runtime::Impl::Mpi::~Mpi() {
   // Without it the launcher sees a failed rank and ends the job.
   if (is_abandoned_ || std::uncaught_exceptions() > 0) return;
-  // It joins the other ranks, of which one may have been stopped or cut off by now.
+  // It joins the other ranks, of which one may have been stopped or cut off by now; they have
+  // memory and threads to give back before.
   std::mutex mutex;
   std::condition_variable_any wakes;
   const std::jthread guard([&](const std::stop_token& stop) {
     std::unique_lock lock(mutex);
-    wakes.wait_for(lock, stop, deadline_, [] { return false; });
+    wakes.wait_for(lock, stop, deadline_ + std::chrono::minutes(1), [] { return false; });
     if (stop.stop_requested()) return;
     std::fputs(
         "MPI_Finalize doesn't come back: a rank is stuck, stopped or cut off; this process is "
