@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "comm/runtime_impl.hpp"
+#include "comm/transports.hpp"
 #include "optimizer/support.hpp"
+#include "support/forwarding_device.hpp"
 #include "support/states.hpp"
 
 namespace shardmix {
@@ -10,6 +13,18 @@ namespace {
 
 using testing::config_error;
 using testing::states_of_shard;
+
+/// A device that has no room, while it is said so.
+class FullDevice final : public testing::ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+  bool is_full = false;
+
+  void* allocate(std::size_t bytes, device::MemoryKind kind) override {
+    if (is_full) throw DeviceError("full");
+    return ForwardingDevice::allocate(bytes, kind);
+  }
+};
 
 class SwitchTest : public ::testing::TestWithParam<StateFormat> {
  protected:
@@ -229,6 +244,26 @@ TEST_P(SwitchTest, ARuleWithoutItsStateIsRefused) {
     fresh.switch_rule(c.to);
     EXPECT_FALSE(step(fresh).skipped);
   }
+}
+
+TEST_P(SwitchTest, WithoutRoomOnOneRankNothingChanges) {
+  auto full = std::make_unique<FullDevice>(std::move(runtime_.impl().device));
+  FullDevice& device = *full;
+  runtime_.impl().device = std::move(full);
+  runtime_.impl().collectives_owner =
+      comm::make_collectives("mpi", *runtime_.impl().group, device, false);
+  ShardedOptimizer optimizer = trained(AdamW{});
+  const auto states = states_of_shard(optimizer);
+  const auto parameters = testing::snapshot(optimizer);
+  device.is_full = runtime_.rank() == 0;
+  EXPECT_THROW(optimizer.switch_rule(ademamix), DeviceError);
+  device.is_full = false;
+  EXPECT_EQ(optimizer.rule(), Rule(AdamW{}));
+  EXPECT_EQ(states_of_shard(optimizer), states);
+  EXPECT_EQ(testing::snapshot(optimizer), parameters);
+  EXPECT_FALSE(step(optimizer).skipped);
+  optimizer.switch_rule(ademamix);
+  EXPECT_FALSE(step(optimizer).skipped);
 }
 
 TEST(DescribeSwitch, SaysWhatBecameOfEachState) {
