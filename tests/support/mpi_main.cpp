@@ -5,7 +5,9 @@
 #include <mpi.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
+#include <string_view>
 
 namespace {
 
@@ -28,8 +30,11 @@ class FailurePrinter final : public testing::EmptyTestEventListener {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // On hosts without threads beside the test's, on GPUs with them.
+  const char* device = std::getenv("TEST_DEVICE");
+  const bool is_gpu = device != nullptr && std::string_view(device) == "cuda";
   int provided = 0;
-  MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+  MPI_Init_thread(&argc, &argv, is_gpu ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED, &provided);
   testing::InitGoogleTest(&argc, argv);
   int rank = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
