@@ -26,7 +26,8 @@ struct RuntimeOptions {
   /// between GPUs, NCCL), "mpi", or "nccl" (between GPUs).
   std::string collectives = "auto";
   /// How long a rank waits for the others in one operation before all end with an error that names
-  /// the rank at fault. Where MPI itself doesn't come back from a call, the process ends.
+  /// the rank at fault; above 0 and at most a year. Where MPI itself doesn't come back from a call,
+  /// or the trainer waits for a GPU that waits for a rank that is gone, the process ends.
   std::chrono::milliseconds deadline = std::chrono::minutes(10);
 };
 

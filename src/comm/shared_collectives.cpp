@@ -18,7 +18,8 @@ class SharedCollectives final : public NodeCollectives {
   void add_up(device::SquareSum* sum) override;
 
  private:
-  Progress progress_;  ///< of no operation: it answers other ranks while this one computes
+  /// Of no operation: it answers other ranks while this one computes. On GPUs QueueWatch does.
+  Progress progress_;
 };
 
 class SharedReduction final : public Reduction {
